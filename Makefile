@@ -1,0 +1,49 @@
+# The one door. Needs python3 (3.11 or newer); everything else is installed into .venv.
+#   make demo    train on real pictures without and with the memory, print what it gains
+#   make test    every test
+#   make lint    format, lint, types, floors, spelling
+#   make docs    the documentation, strict
+#   make bench   the memory loss beside its peers
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint format docs bench clean
+
+$(VENV)/base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(PIP) -e ".[train,study]"
+	@touch $@
+
+$(VENV)/%: $(VENV)/base
+	$(PIP) --group $*
+	@touch $@
+
+demo: $(VENV)/demo
+	$(BIN)/python -m demo
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/lint $(VENV)/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+	$(BIN)/codespell
+
+format: $(VENV)/lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/docs
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/memory_loss.py
+
+clean:
+	rm -rf $(VENV) runs site

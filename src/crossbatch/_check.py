@@ -1,0 +1,55 @@
+"""Checks of tensors that come from outside. Each error names the place, the want and the find."""
+
+import torch
+from torch import Tensor
+
+from crossbatch.errors import CrossbatchError, expected
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_embeddings(embeddings: Tensor, *, where: str, dim: int | None = None) -> None:
+    """Raise unless ``embeddings`` is a finite floating tensor of shape (rows, dim).
+
+    Costs one read of the tensor, and on a GPU one synchronisation.
+    """
+    want = f"`embeddings` of shape (rows, {'dim' if dim is None else dim}) in {where}"
+    if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
+        raise CrossbatchError(
+            expected(want, tuple(embeddings.shape), "Flatten or project the embeddings to fit.")
+        )
+    if not embeddings.is_floating_point():
+        raise CrossbatchError(
+            expected(f"floating {want}", embeddings.dtype, "Call `.float()` on the embeddings.")
+        )
+    finite = torch.isfinite(embeddings)
+    if not bool(finite.all()):
+        rows = [int(row) for row in (~finite.all(dim=1)).nonzero()]
+        raise CrossbatchError(
+            expected(
+                f"finite {want}",
+                f"NaN or infinity in {len(rows)} rows, the first: {rows[:5]}",
+                "Look for a division by a zero norm, or lower the learning rate.",
+            )
+        )
+
+
+def check_integers(values: Tensor, *, name: str, rows: int, where: str) -> None:
+    """Raise unless ``values`` is an integer tensor of shape (rows,)."""
+    want = f"integer `{name}` of shape ({rows},) in {where}"
+    if values.dtype not in _INTEGERS:
+        raise CrossbatchError(
+            expected(want, values.dtype, f"Map each {name[:-1]} to an integer and use int64.")
+        )
+    if values.shape != (rows,):
+        raise CrossbatchError(
+            expected(want, f"shape {tuple(values.shape)}", f"Give one of `{name}` per embedding.")
+        )
+
+
+def check_between(value: float, low: float, high: float, *, name: str, where: str) -> None:
+    """Raise unless ``low <= value <= high``."""
+    if not low <= value <= high:
+        raise CrossbatchError(
+            expected(f"`{name}` of {where} in [{low}, {high}]", value, "Choose a value inside.")
+        )
