@@ -1,0 +1,171 @@
+"""The loss of a batch against a memory, forward and backward, beside its peers.
+
+    python benchmarks/memory_loss.py [--threads 1] [--repeats 7] [--quick]
+
+Contrastive loss, λ = .5, float32, in one process, the contenders taking turns. Two regimes:
+*early*, 30 % of the negatives above the margin, and *trained*, 0.5 %. The yardstick is one bare
+product X Mᵀ into a buffer that exists already. Extra memory is the rise of the process's peak over
+what it held before the step.
+
+Peers: pytorch-metric-learning's CrossBatchMemory (a step of its own: enqueue, pairs, loss), and
+dense torch: similarities, masks, autograd.
+"""
+
+import argparse
+import ctypes
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import crossbatch as xb
+
+MARGIN = 0.5
+REGIMES = {"early": 0.30, "trained": 0.005}
+SIZES = (8_192, 55_000, 200_000)
+Step = Callable[[], object]
+
+
+def make(batch: int, dim: int, rows: int, active: float) -> tuple[Tensor, ...]:
+    """A memory of classes of five and a batch of its classes, `active` of the pairs above λ."""
+    g = torch.Generator().manual_seed(0)
+    noise, common = torch.randn(rows, dim, generator=g), torch.randn(dim, generator=g)
+    pick = torch.randperm(rows // 5, generator=g)[: batch // 4]
+    index = (pick[:, None] * 5 + torch.arange(4)).flatten()
+    low, high = 0.0, 10.0
+    for _ in range(30):
+        mid = (low + high) / 2
+        x = F.normalize(noise[:4000] + mid * common, dim=1)
+        share = (x[:64] @ x.T > MARGIN).float().mean()
+        low, high = (mid, high) if share < active else (low, mid)
+    memory = F.normalize(noise + low * common, dim=1)
+    labels = torch.arange(rows) // 5
+    fresh = memory[index] + 0.02 * torch.randn(batch, dim, generator=g)
+    return F.normalize(fresh, dim=1), labels[index], index, memory, labels, torch.arange(rows)
+
+
+def ours(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+    memory = xb.CrossBatchMemory(len(m), m.shape[1])
+    memory.enqueue(m, ml, mi)
+    loss_fn = xb.PairLoss(xb.Contrastive(MARGIN))
+
+    def step() -> Tensor:
+        x = z.clone().requires_grad_()
+        loss_fn(x, labels, ids=ids, references=memory).backward()
+        return x
+
+    return step
+
+
+def dense(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+    def step() -> Tensor:
+        x = z.clone().requires_grad_()
+        sim = x @ m.T
+        same, own = labels[:, None] == ml, ids[:, None] == mi
+        positive, negative = same & ~own, ~same & ~own & (sim > MARGIN)
+        ((1 - sim)[positive].sum() + sim[negative].sum()).div(len(x)).backward()
+        return x
+
+    return step
+
+
+def product(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+    del labels, ids, ml, mi
+    out = torch.empty(len(z), len(m))
+    return lambda: torch.mm(z, m.T, out=out)
+
+
+def pml(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+    from pytorch_metric_learning import distances, losses, reducers
+
+    del ids, mi
+    loss = losses.ContrastiveLoss(
+        pos_margin=1, neg_margin=MARGIN, distance=distances.CosineSimilarity(),
+        reducer=reducers.SumReducer(),
+    )  # fmt: skip
+    memory = losses.CrossBatchMemory(loss, m.shape[1], memory_size=len(m))
+    memory.add_to_memory(m, ml, len(m))
+
+    def step() -> Tensor:
+        x = z.clone().requires_grad_()
+        memory(x, labels).backward()
+        return x
+
+    return step
+
+
+CONTENDERS = {"product": product, "crossbatch": ours, "pml": pml, "dense torch": dense}
+
+
+def peak_extra_mb(step: Step) -> float:
+    """The rise of the peak of resident memory during one step (Linux)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    step()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def measure(case: tuple[Tensor, ...], repeats: int) -> dict[str, tuple[float, float]]:
+    """Median milliseconds and extra megabytes of each contender, taking turns."""
+    steps = {name: build(*case) for name, build in CONTENDERS.items()}
+    extra = {name: peak_extra_mb(step) for name, step in steps.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return {name: (statistics.median(times[name]) * 1e3, extra[name]) for name in steps}
+
+
+def check(case: tuple[Tensor, ...]) -> None:
+    """All contenders mean the same loss: gradients agree, PML's up to its normalisation."""
+    z = case[0]
+    tangent = lambda g: g - (g * z).sum(1, keepdim=True) * z  # noqa: E731
+    mine, plain = (CONTENDERS[n](*case)().grad for n in ("crossbatch", "dense torch"))
+    torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    del tangent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--repeats", type=int, default=7, help="steps of each contender")
+    parser.add_argument("--quick", action="store_true", help="only B=64, D=128, M=55,000")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)")
+    print("| B | D | M | regime | ms | ÷ product | pml ÷ | dense ÷ | MB | pml MB | dense MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for batch in (64,) if options.quick else (64, 256):
+        for dim in (128,) if options.quick else (128, 512):
+            for rows in (55_000,) if options.quick else SIZES:
+                for regime, active in REGIMES.items():
+                    case = make(batch, dim, rows, active)
+                    check(case)
+                    r = measure(case, options.repeats)
+                    ms, mb = r["crossbatch"]
+                    print(
+                        f"| {batch} | {dim} | {rows:,} | {regime} | {ms:.1f} "
+                        f"| {ms / r['product'][0]:.2f} | {r['pml'][0] / ms:.1f} "
+                        f"| {r['dense torch'][0] / ms:.1f} | {mb:.0f} | {r['pml'][1]:.0f} "
+                        f"| {r['dense torch'][1]:.0f} |",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+r"""The pair loss: sums of the sweep, reduced, with the analytic weights as the gradient.
+
+    L = s⁺ Σ_i L⁺_i + s⁻ Σ_i L⁻_i,     ∂L/∂a_i = s⁻ G⁻_i − s⁺ G⁺_i.
+
+Two reductions are named:
+
+- ``sum_per_anchor``: s⁺ = s⁻ = 1/B. The paper's. The scale grows with the number of references.
+- ``mean_over_active_pairs``: s⁺ = 1/N⁺, s⁻ = 1/N⁻, the numbers of pairs with a weight other than
+  zero in all rows. The scale does not grow with the memory. The counts are taken as constants.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from crossbatch._check import check_embeddings, check_integers
+from crossbatch._shapes import Bool, Float, Int
+from crossbatch.engine.compare import Anchors
+from crossbatch.engine.sweep import Folded, Path, sweep, tile_rows
+from crossbatch.errors import CrossbatchError, expected, nearest
+from crossbatch.references import Batch, References
+from crossbatch.weighting import PairWeighting
+
+Reduction = Literal["sum_per_anchor", "mean_over_active_pairs"]
+
+
+@dataclass(frozen=True)
+class PairLossResult:
+    """The loss of a batch beside its references, and where it comes from.
+
+    Attributes:
+        value: Scalar; ``value.backward()`` gives the gradient of the weights.
+        active_anchors: Anchors with at least one pair whose weight is not zero, shape (B,).
+        positives: Positives of each anchor, shape (B,).
+        negatives: Negatives of each anchor, shape (B,).
+        active_positives: Those whose weight is not zero, shape (B,).
+        active_negatives: Those whose weight is not zero, shape (B,).
+        statistics: Every statistic of the weighting by name, shape (B,) each.
+    """
+
+    value: Float[Tensor, ""]
+    active_anchors: Bool[Tensor, " B"]
+    positives: Int[Tensor, " B"]
+    negatives: Int[Tensor, " B"]
+    active_positives: Int[Tensor, " B"]
+    active_negatives: Int[Tensor, " B"]
+    statistics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How to sweep. The engine chooses; tests force.
+
+    Args:
+        rows: References in a block of similarities, or None for as many as fit half of a
+            second-level cache.
+        path: ``dense`` or ``sparse`` for the last sweep, or None to choose block by block.
+    """
+
+    rows: int | None = None
+    path: Path | None = None
+
+
+def pair_loss(
+    embeddings: Float[Tensor, "B D"],
+    labels: Int[Tensor, " B"],
+    *,
+    weighting: PairWeighting,
+    references: References | None = None,
+    ids: Int[Tensor, " B"] | None = None,
+    reduction: Reduction = "sum_per_anchor",
+    tiling: Tiling = Tiling(),
+) -> PairLossResult:
+    """The loss of every anchor in a batch beside all its positives and negatives.
+
+    Computes in float32 at least, whatever the embeddings are (float64 stays), also under
+    autocast. Similarities are dot products: give rows of unit norm.
+
+    Args:
+        embeddings: Anchors, shape (B, D).
+        labels: Shape (B,), integers; any value is an ordinary label.
+        weighting: The two weight functions, such as ``Contrastive(0.5)``.
+        references: What to compare with: a memory, or any :class:`References`. None compares the
+            batch with itself, and then the gradient flows through both sides of each pair.
+        ids: Shape (B,), which image each row is. A pair with equal ids is no pair. Needed beside
+            references; within a batch None means that all rows are different images.
+        reduction: ``sum_per_anchor`` (paper) or ``mean_over_active_pairs``.
+        tiling: Forces tile and path; for tests.
+
+    Returns:
+        The value, which can be differentiated once, and per-anchor counts and statistics.
+
+    Raises:
+        CrossbatchError: Wrong shapes or dtypes, non-finite embeddings, no anchors, no references,
+            or ids missing beside references.
+
+    Cost: one product of B × M × D per stage of the weighting plus one to two for the gradient;
+    memory beyond the inputs a few B × D and one block of 512 kB (CPU) or 64 MB (GPU).
+    """
+    check_embeddings(embeddings, where="pair_loss")
+    check_integers(labels, name="labels", rows=len(embeddings), where="pair_loss")
+    if references is not None and ids is None:
+        raise CrossbatchError(
+            expected(
+                "`ids` beside `references` in pair_loss",
+                None,
+                "Pass the number of each image in the data set, so that no image is a positive "
+                "of its own older copy in the memory.",
+            )
+        )
+    if ids is None:
+        ids = torch.arange(len(embeddings), device=embeddings.device)
+    check_integers(ids, name="ids", rows=len(embeddings), where="pair_loss")
+    if reduction not in get_args(Reduction):
+        hint = nearest(str(reduction), get_args(Reduction))
+        raise CrossbatchError(expected("a reduction known to pair_loss", repr(reduction), hint))
+    if references is None:
+        references = Batch(embeddings, labels, ids)
+    if not len(embeddings) or not len(references):
+        raise CrossbatchError(
+            expected(
+                "at least one anchor and one reference in pair_loss",
+                f"{len(embeddings)} anchors and {len(references)} references",
+                "Enqueue the batch into the memory before its loss, and skip empty batches.",
+            )
+        )
+    return _reduce(
+        embeddings, Anchors.of(embeddings, labels, ids), references, weighting, reduction, tiling
+    )
+
+
+def _reduce(
+    embeddings: Tensor,
+    anchors: Anchors,
+    references: References,
+    weighting: PairWeighting,
+    reduction: Reduction,
+    tiling: Tiling,
+) -> PairLossResult:
+    source = references.embeddings if isinstance(references, Batch) else None
+    differentiable = source is not None and source.requires_grad
+    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
+        folded = sweep(
+            anchors,
+            references,
+            weighting,
+            rows=tiling.rows or tile_rows(anchors),
+            path=tiling.path,
+            reference_gradient=differentiable,
+        )
+        stats = folded.stats
+        positive, negative = _value(weighting, folded)
+        if reduction == "sum_per_anchor":
+            scale_positive = scale_negative = anchors.embeddings.new_tensor(1.0 / len(anchors))
+        else:
+            scale_positive = 1.0 / stats["active_positives"].sum().clamp(min=1)
+            scale_negative = 1.0 / stats["active_negatives"].sum().clamp(min=1)
+        total = positive.sum() * scale_positive + negative.sum() * scale_negative
+        gradient = scale_negative * folded.push_gradient - scale_positive * folded.pull_gradient
+        reference = None
+        if folded.reference_pull is not None and folded.reference_push is not None:
+            reference = (
+                scale_negative * folded.reference_push - scale_positive * folded.reference_pull
+            )
+    counts = ("positives", "negatives", "active_positives", "active_negatives")
+    numbers = {name: stats.pop(name).long() for name in counts}
+    attach = cast(Callable[..., Tensor], _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
+    value = attach(embeddings, source, total, gradient, reference)
+    return PairLossResult(
+        value=value,
+        active_anchors=(numbers["active_positives"] + numbers["active_negatives"]) > 0,
+        statistics=stats,
+        **numbers,
+    )
+
+
+def _value(weighting: PairWeighting, folded: Folded) -> tuple[Tensor, Tensor]:
+    """Per-anchor values of both sides; zero for an anchor that lacks a side that it needs."""
+    stats = folded.stats
+    value = weighting.value(stats)
+    if value is None:
+        return -stats["pull"], stats["push"]
+    if not weighting.needs_both:
+        return value
+    valid = (stats["positives"] > 0) & (stats["negatives"] > 0)
+    return torch.where(valid, value[0], 0.0), torch.where(valid, value[1], 0.0)
+
+
+class _Attach(torch.autograd.Function):
+    """A value whose gradient is already known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        references: Tensor | None,
+        value: Tensor,
+        gradient: Tensor,
+        reference_gradient: Tensor | None,
+    ) -> Tensor:
+        del references
+        ctx.save_for_backward(gradient, reference_gradient)
+        ctx.dtype = embeddings.dtype
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise CrossbatchError(
+                expected(
+                    "one differentiation of a pair loss",
+                    "create_graph=True",
+                    "The weights are the gradient and have no derivative; leave create_graph out.",
+                )
+            )
+        gradient, reference_gradient = ctx.saved_tensors
+        to_anchors = (outer[0] * gradient).to(ctx.dtype)
+        if reference_gradient is None:
+            return to_anchors, None, None, None, None
+        return to_anchors, (outer[0] * reference_gradient).to(ctx.dtype), None, None, None
+
+
+class PairLoss(nn.Module):
+    """:func:`pair_loss` as a module: the drop-in for a training loop.
+
+    Args:
+        weighting: The two weight functions, such as ``Contrastive(0.5)``.
+        reduction: ``sum_per_anchor`` (paper) or ``mean_over_active_pairs``.
+
+    >>> import torch
+    >>> import torch.nn.functional as F
+    >>> import crossbatch as xb
+    >>> loss_fn = xb.PairLoss(xb.Contrastive(margin=0.5))
+    >>> z = F.normalize(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.9, 0.4]]), dim=-1)
+    >>> loss_fn(z, torch.tensor([0, 0, 1]))
+    tensor(1.3924)
+    """
+
+    def __init__(
+        self, weighting: PairWeighting, *, reduction: Reduction = "sum_per_anchor"
+    ) -> None:
+        super().__init__()
+        self.weighting = weighting
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "B D"],
+        labels: Int[Tensor, " B"],
+        *,
+        ids: Int[Tensor, " B"] | None = None,
+        references: References | None = None,
+    ) -> Float[Tensor, ""]:
+        """The scalar loss; see :func:`pair_loss` for the arguments."""
+        return pair_loss(
+            embeddings,
+            labels,
+            weighting=self.weighting,
+            references=references,
+            ids=ids,
+            reduction=self.reduction,
+        ).value
+
+    def extra_repr(self) -> str:
+        """Prints as code."""
+        return f"{self.weighting!r}, reduction={self.reduction!r}"

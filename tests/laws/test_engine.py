@@ -1,0 +1,198 @@
+"""Laws of the engine, over every weighting of the table and both reductions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import crossbatch as xb
+from crossbatch.engine import Tiling
+from tests import naive
+from tests.generators import problem
+from tests.tables import REDUCTIONS, WEIGHTINGS
+
+weightings = pytest.mark.parametrize("w", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
+reductions = pytest.mark.parametrize("reduction", REDUCTIONS)
+
+
+def run(w, p, reduction="sum_per_anchor", **tiling):
+    a = p.a.clone().requires_grad_()
+    result = xb.pair_loss(
+        a,
+        p.labels,
+        weighting=w,
+        references=p.references,
+        ids=p.ids,
+        reduction=reduction,
+        tiling=Tiling(**tiling),
+    )
+    result.value.backward()
+    return result, a.grad
+
+
+@weightings
+@reductions
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_gradient_is_that_of_the_dense_definition(w, reduction, seed):
+    p = problem(seed)
+    a = p.a.clone().requires_grad_()
+    value = naive.loss(w, a, p.labels, p.ids, p.r, p.ref_labels, p.ref_ids, reduction)
+    value.backward()
+    result, gradient = run(w, p, reduction)
+    torch.testing.assert_close(gradient, a.grad, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(result.value.detach(), value.detach(), rtol=1e-9, atol=1e-11)
+
+
+@weightings
+@reductions
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_within_a_batch_the_gradient_flows_through_both_sides(w, reduction, seed):
+    p = problem(seed, anchors=12)
+    a, z = p.a.clone().requires_grad_(), p.a.clone().requires_grad_()
+    value = naive.loss(w, a, p.labels, p.ids, a, p.labels, p.ids, reduction)
+    value.backward()
+    ours = xb.pair_loss(z, p.labels, weighting=w, reduction=reduction).value
+    ours.backward()
+    torch.testing.assert_close(z.grad, a.grad, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(ours.detach(), value.detach(), rtol=1e-9, atol=1e-11)
+
+
+@weightings
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 50),
+    path=st.sampled_from(["dense", "sparse", None]),
+)
+def test_any_tile_and_any_path(w, seed, rows, path):
+    p = problem(seed)
+    whole, expected = run(w, p, rows=1000, path="dense")
+    tiled, gradient = run(w, p, rows=rows, path=path)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(tiled.value, whole.value, rtol=1e-9, atol=1e-12)
+    for name in ("positives", "negatives", "active_positives", "active_negatives"):
+        assert torch.equal(getattr(tiled, name), getattr(whole, name)), name
+
+
+@weightings
+def test_order_of_references_does_not_matter(w):
+    p = problem(3)
+    order = torch.randperm(len(p.r))
+    q = problem(3)
+    q.r, q.ref_labels, q.ref_ids = p.r[order], p.ref_labels[order], p.ref_ids[order]
+    torch.testing.assert_close(run(w, q)[1], run(w, p)[1])
+
+
+@weightings
+def test_names_of_classes_do_not_matter(w):
+    p, q = problem(4), problem(4)
+    renamed = torch.tensor([7, -3, 0, 10**12, -(10**9), 5])
+    q.labels, q.ref_labels = renamed[p.labels + 2], renamed[p.ref_labels + 2]
+    torch.testing.assert_close(run(w, q)[1], run(w, p)[1])
+
+
+@weightings
+@reductions
+def test_a_memory_that_holds_the_batch_is_the_batch(w, reduction):
+    p = problem(5, anchors=20)
+    memory = xb.CrossBatchMemory(64, p.a.shape[1], dtype=torch.float64)
+    memory.enqueue(p.a, p.labels, p.ids)
+    beside, within = p.a.clone().requires_grad_(), p.a.clone()
+    loss = xb.pair_loss(
+        beside, p.labels, weighting=w, references=memory, ids=p.ids, reduction=reduction
+    )
+    same = xb.pair_loss(within, p.labels, weighting=w, ids=p.ids, reduction=reduction)
+    torch.testing.assert_close(loss.value.detach(), same.value)
+    assert torch.equal(loss.active_negatives, same.active_negatives)
+
+
+@weightings
+def test_an_older_copy_of_the_anchor_is_no_pair(w):
+    p, q = problem(6), problem(6)
+    q.r[1] = -q.r[1]  # whatever the copy says now
+    torch.testing.assert_close(run(w, q)[1][0], run(w, p)[1][0])
+
+
+def test_a_true_duplicate_counts():
+    p = problem(6)
+    p.a[2], p.r[3] = p.r[3].clone(), p.r[3].clone()
+    result, _ = run(xb.Contrastive(), p)
+    without = xb.Batch(*(torch.cat([t[:3], t[4:]]) for t in (p.r, p.ref_labels, p.ref_ids)))
+    fewer = xb.pair_loss(p.a, p.labels, weighting=xb.Contrastive(), references=without, ids=p.ids)
+    assert result.positives[2] == fewer.positives[2] + 1
+
+
+@weightings
+def test_an_anchor_without_pairs_contributes_nothing(w):
+    p = problem(7)
+    p.labels[0], p.ref_labels[:] = 99, 99
+    p.ref_ids[:] = p.ids[0]
+    result, gradient = run(w, p)
+    assert torch.isfinite(gradient).all()
+    assert not gradient[0].any()
+    assert not result.active_anchors[0]
+
+
+@weightings
+@pytest.mark.parametrize("lacking", ["positives", "negatives"])
+def test_an_anchor_that_lacks_a_side_stays_finite(w, lacking):
+    p = problem(8)
+    p.ref_labels[:] = p.labels[0] if lacking == "negatives" else 99
+    result, gradient = run(w, p)
+    assert torch.isfinite(gradient).all()
+    assert torch.isfinite(result.value)
+    assert getattr(result, lacking)[0] == 0
+    if w.needs_both:
+        assert not gradient[0].any()
+
+
+@weightings
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_lower_precision_is_computed_in_float32(w, dtype):
+    p = problem(9, dtype=dtype)
+    result, gradient = run(w, p)
+    assert gradient.dtype == dtype
+    assert result.value.dtype == torch.float32
+    q = problem(9, dtype=torch.float32)
+    q.a, q.r = p.a.float(), p.r.float()
+    exact, expected = run(w, q)
+    torch.testing.assert_close(result.value, exact.value)
+    torch.testing.assert_close(gradient, expected.to(dtype))
+
+
+@weightings
+def test_autocast_changes_nothing(w):
+    p = problem(10, dtype=torch.float32)
+    plain, expected = run(w, p)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, gradient = run(w, p)
+    assert torch.equal(gradient, expected)
+    assert torch.equal(cast.value, plain.value)
+
+
+@weightings
+def test_equal_embeddings_stay_finite(w):
+    p = problem(11)
+    p.a[:], p.r[:] = p.a[0].clone(), p.a[0].clone()
+    assert torch.isfinite(run(w, p)[1]).all()
+
+
+def test_from_functions_is_the_class():
+    p = problem(12)
+    w = xb.Contrastive(0.3)
+    mine = xb.from_functions(torch.ones_like, lambda s: (s > 0.3).to(s.dtype))
+    assert torch.equal(run(mine, p)[1], run(w, p)[1])
+
+
+def test_the_engine_chooses_sparse_when_few_are_active_and_dense_when_many():
+    from crossbatch.engine.compare import Anchors
+    from crossbatch.engine.sweep import sweep
+
+    p = problem(13, references=400, classes=300)
+    anchors = Anchors.of(p.a, p.labels, p.ids)
+    few = sweep(anchors, p.references, xb.Contrastive(1.0), rows=20)
+    many = sweep(anchors, p.references, xb.Contrastive(-1.0), rows=20)
+    assert set(few.paths) >= {"sparse"}
+    assert set(many.paths) == {"dense"}
