@@ -10,7 +10,7 @@ from pathlib import Path
 from crossbatch.errors import CrossbatchError
 
 
-def write_beside(path: Path, write: Callable[[Path], None]) -> None:
+def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that its place holds the old one or the whole new one, whatever happens.
 
     Args:
@@ -35,7 +35,7 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
             part.unlink(missing_ok=True)
 
 
-def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Write a folder whole, then put it in the place of the one that stood there.
 
     Between the two renames a crash leaves ``path`` missing and both folders beside it, the old

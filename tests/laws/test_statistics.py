@@ -39,7 +39,9 @@ def test_shards_merge_to_the_whole(m, side, shards):
     def fold(rows):
         tile = Tile(p.r[rows], p.ref_labels[rows], p.ref_ids[rows])
         sim = anchors.embeddings @ tile.embeddings.T
-        return fold_tile(statistic, compare(anchors, tile, sim, anchors.candidates(tile)), {})
+        return fold_tile(
+            statistic, compare(anchors, tile, sim, candidate=anchors.candidates(tile)), {}
+        )
 
     whole = fold(torch.arange(len(p.r)))
     merged = torch.full_like(whole, m.identity)

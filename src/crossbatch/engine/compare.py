@@ -94,7 +94,7 @@ class Comparison:
 
 
 def compare(
-    anchors: Anchors, tile: Tile, sim: Float[Tensor, "B T"], candidate: Bool[Tensor, " T"]
+    anchors: Anchors, tile: Tile, sim: Float[Tensor, "B T"], *, candidate: Bool[Tensor, " T"]
 ) -> Comparison:
     """Tell positives, negatives and copies of the anchor's own image apart."""
     columns = candidate.nonzero().flatten()

@@ -100,23 +100,9 @@ def pair_loss(
     Cost: one product of B × M × D per stage of the weighting plus one to two for the gradient;
     memory beyond the inputs a few B × D and one block of 512 kB (CPU) or 64 MB (GPU).
     """
-    check_embeddings(embeddings, where="pair_loss")
-    check_integers(labels, name="labels", rows=len(embeddings), where="pair_loss")
-    if references is not None and ids is None:
-        raise CrossbatchError(
-            expected(
-                "`ids` beside `references` in pair_loss",
-                None,
-                "Pass the number of each image in the data set, so that no image is a positive "
-                "of its own older copy in the memory.",
-            )
-        )
-    if ids is None:
+    if ids is None and references is None:
         ids = torch.arange(len(embeddings), device=embeddings.device)
-    check_integers(ids, name="ids", rows=len(embeddings), where="pair_loss")
-    if reduction not in get_args(Reduction):
-        hint = nearest(str(reduction), get_args(Reduction))
-        raise CrossbatchError(expected("a reduction known to pair_loss", repr(reduction), hint))
+    ids = _checked(embeddings, labels, ids, reduction)
     if references is None:
         references = Batch(embeddings, labels, ids)
     if not len(embeddings) or not len(references):
@@ -127,21 +113,8 @@ def pair_loss(
                 "Enqueue the batch into the memory before its loss, and skip empty batches.",
             )
         )
-    return _reduce(
-        embeddings, Anchors.of(embeddings, labels, ids), references, weighting, reduction, tiling
-    )
-
-
-def _reduce(
-    embeddings: Tensor,
-    anchors: Anchors,
-    references: References,
-    weighting: PairWeighting,
-    reduction: Reduction,
-    tiling: Tiling,
-) -> PairLossResult:
     source = references.embeddings if isinstance(references, Batch) else None
-    differentiable = source is not None and source.requires_grad
+    anchors = Anchors.of(embeddings, labels, ids)
     with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
         folded = sweep(
             anchors,
@@ -149,32 +122,60 @@ def _reduce(
             weighting,
             rows=tiling.rows or tile_rows(anchors),
             path=tiling.path,
-            reference_gradient=differentiable,
+            reference_gradient=source is not None and source.requires_grad,
         )
-        stats = folded.stats
-        positive, negative = _value(weighting, folded)
-        if reduction == "sum_per_anchor":
-            scale_positive = scale_negative = anchors.embeddings.new_tensor(1.0 / len(anchors))
-        else:
-            scale_positive = 1.0 / stats["active_positives"].sum().clamp(min=1)
-            scale_negative = 1.0 / stats["active_negatives"].sum().clamp(min=1)
-        total = positive.sum() * scale_positive + negative.sum() * scale_negative
-        gradient = scale_negative * folded.push_gradient - scale_positive * folded.pull_gradient
-        reference = None
-        if folded.reference_pull is not None and folded.reference_push is not None:
-            reference = (
-                scale_negative * folded.reference_push - scale_positive * folded.reference_pull
-            )
+        total, gradient, reference = _reduce(folded, weighting, reduction)
+    attach = cast(Callable[..., Tensor], _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
+    stats = folded.stats
     counts = ("positives", "negatives", "active_positives", "active_negatives")
     numbers = {name: stats.pop(name).long() for name in counts}
-    attach = cast(Callable[..., Tensor], _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
-    value = attach(embeddings, source, total, gradient, reference)
     return PairLossResult(
-        value=value,
+        value=attach(embeddings, source, total, gradient, reference),
         active_anchors=(numbers["active_positives"] + numbers["active_negatives"]) > 0,
         statistics=stats,
         **numbers,
     )
+
+
+def _checked(
+    embeddings: Tensor, labels: Tensor, ids: Tensor | None, reduction: Reduction
+) -> Tensor:
+    """The ids, once everything is what it must be."""
+    check_embeddings(embeddings, where="pair_loss")
+    check_integers(labels, name="labels", rows=len(embeddings), where="pair_loss")
+    if ids is None:
+        raise CrossbatchError(
+            expected(
+                "`ids` beside `references` in pair_loss",
+                None,
+                "Pass the number of each image in the data set, so that no image is a positive "
+                "of its own older copy in the memory.",
+            )
+        )
+    check_integers(ids, name="ids", rows=len(embeddings), where="pair_loss")
+    if reduction not in get_args(Reduction):
+        hint = nearest(str(reduction), get_args(Reduction))
+        raise CrossbatchError(expected("a reduction known to pair_loss", repr(reduction), hint))
+    return ids
+
+
+def _reduce(
+    folded: Folded, weighting: PairWeighting, reduction: Reduction
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Value, gradient of the anchors, and gradient of the references where it was taken."""
+    stats = folded.stats
+    positive, negative = _value(weighting, folded)
+    if reduction == "sum_per_anchor":
+        scale_positive = scale_negative = positive.new_tensor(1.0 / len(positive))
+    else:
+        scale_positive = 1.0 / stats["active_positives"].sum().clamp(min=1)
+        scale_negative = 1.0 / stats["active_negatives"].sum().clamp(min=1)
+    total = positive.sum() * scale_positive + negative.sum() * scale_negative
+    gradient = scale_negative * folded.push_gradient - scale_positive * folded.pull_gradient
+    if folded.reference_pull is None or folded.reference_push is None:
+        return total, gradient, None
+    reference = scale_negative * folded.reference_push - scale_positive * folded.reference_pull
+    return total, gradient, reference
 
 
 def _value(weighting: PairWeighting, folded: Folded) -> tuple[Tensor, Tensor]:

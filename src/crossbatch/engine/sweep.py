@@ -87,14 +87,16 @@ def sweep(
             if columns is None:
                 part = Tile(tile.embeddings[block], tile.labels[block], tile.ids[block])
                 place = slice(start + block.start, start + block.stop)
-                last.absorb(compare(anchors, part, sim, candidate[block]), place)
+                last.absorb(compare(anchors, part, sim, candidate=candidate[block]), place)
             else:
                 similar.append(sim.index_select(1, columns))
                 passing.append(columns.add_(block.start))
         if passing:
             columns, sim = torch.cat(passing), torch.cat(similar, dim=1)
             part = Tile(*(rows.index_select(0, columns) for rows in tile))
-            last.absorb(compare(anchors, part, sim, candidate[columns]), columns.add_(start))
+            last.absorb(
+                compare(anchors, part, sim, candidate=candidate[columns]), columns.add_(start)
+            )
         start += len(tile.embeddings)
     last.folded.paths = chooser.taken
     return last.finish(len(references))
@@ -137,7 +139,7 @@ def _fold_stage(
         candidate = anchors.candidates(tile)
         for block, sim in _blocks(anchors, tile, rows):
             part = Tile(tile.embeddings[block], tile.labels[block], tile.ids[block])
-            pairs = compare(anchors, part, sim, candidate[block])
+            pairs = compare(anchors, part, sim, candidate=candidate[block])
             counts["positives"] += pairs.positives()
             counts["negatives"] += pairs.negatives()
             for statistic in stage:
