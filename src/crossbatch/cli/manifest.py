@@ -1,0 +1,162 @@
+"""``crossbatch manifest folder|csv``: list images, look at each, write the manifest."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from crossbatch.data import (
+    Imported,
+    Manifest,
+    Validation,
+    from_csv,
+    from_folder,
+    hold_out,
+    validate,
+)
+from crossbatch.data._schema import SPLITS
+from crossbatch.errors import CrossbatchError, expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    out: Path
+    """Where to write the manifest (Parquet)."""
+    embed: bool = False
+    """Put the images themselves into the manifest."""
+    test_fraction: Annotated[float | None, tyro.conf.arg(metavar="FRACTION")] = None
+    """Set this part of the classes aside for testing."""
+    seed: int = 0
+    """Of the choice of test classes."""
+    classes: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A text file of the known labels, one a line; images with others are left out."""
+    decode: bool = True
+    """Look no further than that each file is there; otherwise every image is decoded."""
+    strict: bool = False
+    """Write nothing and exit with status 2 if any image would be left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(_Options):
+    """A folder of images: ROOT/CLASS/image, or ROOT/SPLIT/CLASS/image (train, val, test)."""
+
+    root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ROOT")]]
+    """The folder."""
+
+    def load(self) -> Imported:
+        """List the images."""
+        return from_folder(self.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv(_Options):
+    """A list of images: our columns, plain path,label lines, or the CSV of OML."""
+
+    file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+    """The list."""
+    root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """The folder that relative paths start from [default: that of the list]."""
+
+    def load(self) -> Imported:
+        """Read the list."""
+        return from_csv(self.file, root=self.root)
+
+
+_Command = (
+    Annotated[Folder, tyro.conf.subcommand("folder")] | Annotated[Csv, tyro.conf.subcommand("csv")]
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``crossbatch manifest`` and return the exit status.
+
+    Raises:
+        CrossbatchError: The images cannot be listed, or the manifest cannot be written.
+    """
+    command = tyro.cli(
+        tyro.conf.FlagCreatePairsOff[_Command],  # pyright: ignore[reportArgumentType]
+        prog="crossbatch manifest",
+        description="List images in a Parquet manifest, after a look at each of them.",
+        args=argv,
+    )
+    console = Console(highlight=False)
+    checked = _check(command, console)
+    listed = command.out.with_suffix(".problems.csv")
+    if checked.problems:
+        checked.write_problems(listed)
+        _show_problems(console, checked, listed)
+    else:
+        with contextlib.suppress(OSError):
+            listed.unlink()
+    _refuse(checked, strict=command.strict, listed=listed)
+    manifest = checked.manifest.embed() if command.embed else checked.manifest
+    manifest.write(command.out)
+    _show_counts(console, manifest, command.out)
+    return 0
+
+
+def _check(command: Folder | Csv, console: Console) -> Validation:
+    manifest, found = command.load()
+    if command.test_fraction is not None and len(manifest):
+        manifest = hold_out(
+            manifest, split="test", fraction=command.test_fraction, seed=command.seed
+        )
+    watch = functools.partial(
+        track,
+        description="Looking at images",
+        total=len(manifest),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    known = None if command.classes is None else _lines(command.classes)
+    return validate(manifest, decode=command.decode, known=known, found=found, watch=watch)
+
+
+def _lines(file: Path) -> frozenset[str]:
+    try:
+        return frozenset(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = "Give a text file with one label a line."
+        raise CrossbatchError(expected(f"the known labels in {file}", error, remedy)) from error
+
+
+def _refuse(checked: Validation, *, strict: bool, listed: Path) -> None:
+    """Stop where nothing is left to write, or where `--strict` forbids to leave anything out."""
+    if strict and checked.excluded:
+        wanted = "no image to be left out (--strict)"
+        got = f"{len(checked.excluded)}, listed in {listed}"
+        remedy = "Mend them, or run without --strict. No manifest was written."
+        raise CrossbatchError(expected(wanted, got, remedy))
+    if not len(checked.manifest):
+        got = f"none, and {len(checked.excluded)} left out"
+        remedy = "Check the folder, or --root, and the problems listed. No manifest was written."
+        raise CrossbatchError(expected("at least one image that can be used", got, remedy))
+
+
+def _show_problems(console: Console, checked: Validation, listed: Path) -> None:
+    table = Table("problem", "count", "the first", box=None, pad_edge=False)
+    for kind, count in checked.counts.items():
+        first = next(problem for problem in checked.problems if problem.kind == kind)
+        style = "red" if kind.excludes else "yellow"
+        about = f"{first.path}: {first.reason}"
+        table.add_row(f"[{style}]{kind}[/]", str(count), escape(about))
+    console.print(table)
+    console.print(f"{len(checked.excluded)} left out. All are listed in {escape(str(listed))}.\n")
+
+
+def _show_counts(console: Console, manifest: Manifest, out: Path) -> None:
+    table = Table("split", "images", "classes", box=None, pad_edge=False)
+    for name in SPLITS:
+        if len(part := manifest.split(name)):
+            table.add_row(name, f"{len(part):,}", f"{len(part.classes):,}")
+    console.print(table)
+    console.print(f"Wrote {escape(str(out))}.")

@@ -1,0 +1,74 @@
+"""Images of a manifest as tensors, each one a function of its row and a seed.
+
+Since the seed comes with the row, from whoever made the batch, what an image looks like does not
+depend on the number of workers, their order, or how often training was interrupted.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossbatch.data._decode import decode
+from crossbatch.data.manifest import Manifest
+from crossbatch.data.transforms import Seeded, Transform
+from crossbatch.errors import CrossbatchError, expected
+
+
+def item_keys(rows: Iterable[int], *, seed: int, step: int) -> list[tuple[int, int]]:
+    """The keys of a batch for `ImageDataset`: each row with a seed of its own.
+
+    Args:
+        rows: The rows of the batch.
+        seed: Of the run, ≥ 0.
+        step: The number of the batch in the stream of all ranks, ≥ 0.
+    """
+    rows = [int(row) for row in rows]
+    seeds = np.random.SeedSequence([seed, step]).generate_state(len(rows), np.uint64)
+    return [(row, int(s >> np.uint64(1))) for row, s in zip(rows, seeds, strict=True)]
+
+
+class ImageDataset(Dataset[Tensor]):
+    """Map-style: ``dataset[row, seed]`` is the image of a row, transformed with that seed.
+
+    ``dataset[row]`` stands for ``dataset[row, row]``, for transforms without randomness and plain
+    data loaders. Rows are positions in the manifest, not ids.
+
+    Args:
+        manifest: The images, as files or embedded.
+        transform: Makes a tensor of an RGB picture. If it has an attribute `shortest`, JPEG files
+            are decoded no larger than needed for a shorter side of that many pixels.
+    """
+
+    def __init__(self, manifest: Manifest, transform: Transform) -> None:
+        self.manifest = manifest
+        self.transform = Seeded(transform)
+        self._shortest: int | None = getattr(transform, "shortest", None)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> Tensor:
+        """The image, ``(3, H, W)`` float32 under our transforms.
+
+        Raises:
+            CrossbatchError: The file is missing or is not a whole image.
+        """
+        row, seed = key if isinstance(key, tuple) else (key, key)
+        return self.transform(self._picture(int(row)), int(seed))
+
+    def _picture(self, row: int) -> Image:
+        source = self.manifest.path(row) or self.manifest.image_bytes(row)
+        try:
+            return decode(source, shortest=self._shortest)
+        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
+            raise CrossbatchError(
+                expected(
+                    f"a readable image in row {row} (id {self.manifest.ids[row]}) of the manifest",
+                    f"{self.manifest.name(row)}: {error or type(error).__name__}",
+                    "Mend the file, or make the manifest again: `crossbatch manifest` leaves "
+                    "unreadable images out and lists them.",
+                )
+            ) from error

@@ -1,0 +1,51 @@
+"""Classes set aside: retrieval is measured on classes that training never saw."""
+
+import numpy as np
+
+from crossbatch.data.manifest import Manifest
+from crossbatch.errors import CrossbatchError, expected
+
+
+def hold_out(manifest: Manifest, *, split: str, fraction: float, seed: int) -> Manifest:
+    """Move a random part of the training classes, with all their images, to another split.
+
+    Moved rows lose their role, so that each is query and gallery at once (leave one out). At
+    least one class moves and at least one stays. The choice depends on the names of the training
+    classes and the seed alone.
+
+    Args:
+        manifest: Where from; rows of other splits stay as they are.
+        split: Where to: "validation" or "test". It must be empty so far.
+        fraction: How many of the training classes move, in (0, 1).
+        seed: Of the choice, ≥ 0.
+
+    Raises:
+        CrossbatchError: The split holds rows, there are fewer than two training classes, or the
+            fraction is out of range.
+    """
+    _check(manifest, split=split, fraction=fraction)
+    training = manifest.column("split") == "train"
+    classes = manifest.select(training).classes
+    count = min(max(round(fraction * len(classes)), 1), len(classes) - 1)
+    chosen = np.random.default_rng(seed).permutation(len(classes))[:count]
+    moved = training & np.isin(manifest.labels.astype(str), [classes[i] for i in chosen])
+    splits, roles = manifest.column("split"), manifest.column("role")
+    splits[moved], roles[moved] = split, None
+    return manifest.with_column("split", splits).with_column("role", roles)
+
+
+def _check(manifest: Manifest, *, split: str, fraction: float) -> None:
+    if not 0 < fraction < 1:
+        remedy = "Choose, say, 0.5."
+        raise CrossbatchError(expected("a fraction of classes in (0, 1)", fraction, remedy))
+    if len(manifest.split(split)):
+        raise CrossbatchError(
+            expected(
+                f"a manifest without a {split} split",
+                f"{len(manifest.split(split))} rows in it",
+                f"Leave the fraction out to keep the {split} split that is there.",
+            )
+        )
+    if (count := len(manifest.split("train").classes)) < 2:
+        remedy = "Add classes: one must stay and one must go."
+        raise CrossbatchError(expected("at least two training classes", count, remedy))

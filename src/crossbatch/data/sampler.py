@@ -1,0 +1,219 @@
+"""Batches of P classes × K images, as one endless stream that any rank can enter at any place.
+
+An epoch is one shuffle of all classes. A batch goes along it and takes min(K, size) distinct
+images of each class until it holds P·K rows. A class with fewer than K images gives all it has,
+and further classes fill the batch; the last class is cut to fit. So every batch has exactly P·K
+rows, no image stands twice in it, and no class comes twice. The last batch of an epoch is filled
+from the start of the same shuffle, so that every class is visited in every epoch.
+
+A class with one image has no positive in any batch: it serves as a negative (and meets its own
+past in a memory, where an image is never its own positive).
+
+Batch k of epoch e is a function of (seed, e, k) alone, drawn by a generator made for it: nothing
+but three integers need be kept to go on, and rank r of W takes batches r, r + W, r + 2W, ... of
+the one stream. Which K images of a class are taken is drawn by R. W. Floyd's method (Bentley and
+Floyd 1987, "A sample of brilliance"), uniformly over the subsets of size K.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from crossbatch.errors import CrossbatchError, expected
+
+
+class _Epoch(NamedTuple):
+    number: int
+    order: np.ndarray  # the shuffled classes, twice in a row: the wrap needs no case of its own
+    takes: np.ndarray  # how many images each of them gives
+    starts: list[int]  # where each batch begins in `order`, and where the next would
+
+
+class PKSampler:
+    """Row numbers of batch after batch, without end.
+
+    Args:
+        codes: The class of each row, ``(N,)`` integers of any value.
+        classes: P, how many classes make a batch where all have enough images; ≥ 1.
+        instances: K, how many images of a class a batch holds at most; ≥ 1. With 1 no batch has
+            a positive pair.
+        seed: Of the stream, ≥ 0.
+        rank: Which share of the stream this process takes, in [0, world).
+        world: How many processes share the stream.
+
+    Raises:
+        CrossbatchError: A number is out of range, there are fewer than two classes, or all
+            classes together cannot fill a batch.
+
+    Cost:
+        16 N bytes, about 0.1 ms for a batch, and O(C log C) at the start of an epoch of C classes.
+
+    >>> sampler = PKSampler([0, 0, 1, 1, 2, 2], classes=2, instances=2, seed=0)
+    >>> len(next(sampler))
+    4
+    """
+
+    def __init__(
+        self,
+        codes: np.ndarray | Sequence[int],
+        *,
+        classes: int,
+        instances: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        codes = np.asarray(codes)
+        _check_numbers(classes=classes, instances=instances, seed=seed, rank=rank, world=world)
+        _check_codes(codes)
+        self.classes, self.instances, self.seed = classes, instances, seed
+        self.rank, self.world = rank, world
+        self._sizes, self._rows, self._offsets = _by_class(codes)
+        self._takes = np.minimum(self._sizes, instances)
+        self._check_capacity()
+        content = hashlib.sha256(self._sizes.tobytes() + self._rows.tobytes())
+        self._digest = int.from_bytes(content.digest()[:6])
+        self._epoch = self._plan(0)
+        self._batch = 0
+
+    @property
+    def batch_size(self) -> int:
+        """P·K, the number of rows of every batch."""
+        return self.classes * self.instances
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next batch of this rank, ``(P·K,)`` int64. Afterwards all ranks stand alike."""
+        self._skip(self.rank)
+        rows = self._draw(self._epoch, self._batch)
+        self._skip(self.world - self.rank)
+        return rows
+
+    def skip(self, batches: int) -> None:
+        """Pass over batches of the whole stream (of all ranks) without drawing them."""
+        _check_at_least("batches", batches, 0)
+        self._skip(batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the stream, the same on every rank, and what the stream is made of."""
+        return {"epoch": self._epoch.number, "batch": self._batch, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to the place that `state_dict` told. The number of ranks may differ.
+
+        Raises:
+            CrossbatchError: The state is of other data, another seed or other sizes.
+        """
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                what = "the same data" if name == "data" else f"`{name}` {value}"
+                remedy = "Resume with the manifest and the settings that the state comes from."
+                wanted = f"the state of a sampler with {what}"
+                raise CrossbatchError(expected(wanted, state.get(name), remedy))
+        epoch = self._plan(state["epoch"])
+        if not 0 <= state["batch"] < len(epoch.starts):
+            wanted = f"`batch` below {len(epoch.starts)} in the state of a sampler"
+            raise CrossbatchError(expected(wanted, state["batch"], "Use an unaltered state."))
+        self._epoch, self._batch = epoch, state["batch"]
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "classes": self.classes,
+            "instances": self.instances,
+            "data": self._digest,
+        }
+
+    def _skip(self, batches: int) -> None:
+        self._batch += batches
+        while self._batch >= len(self._epoch.starts):
+            self._batch -= len(self._epoch.starts)
+            self._epoch = self._plan(self._epoch.number + 1)
+
+    def _plan(self, number: int) -> _Epoch:
+        order = np.random.default_rng([self.seed, number, 0]).permutation(len(self._sizes))
+        order = np.concatenate([order, order])
+        takes = self._takes[order]
+        ends = np.cumsum(takes)
+        full = (ends - takes)[: len(self._sizes)] + self.batch_size
+        follow = (np.searchsorted(ends, full) + 1).tolist()
+        starts = [0]
+        while (start := follow[starts[-1]]) < len(self._sizes):
+            starts.append(start)
+        return _Epoch(number, order, takes, starts)
+
+    def _draw(self, epoch: _Epoch, batch: int) -> np.ndarray:
+        start = epoch.starts[batch]
+        takes = epoch.takes[start : start + self.batch_size]
+        ends = np.cumsum(takes)
+        count = int(np.searchsorted(ends, self.batch_size)) + 1
+        takes = takes[:count].copy()
+        takes[-1] -= ends[count - 1] - self.batch_size
+        classes = epoch.order[start : start + count]
+        generator = np.random.default_rng([self.seed, epoch.number, batch + 1])
+        chosen = _subsets(self._sizes[classes], takes, generator)
+        chosen += self._offsets[classes, None]
+        return self._rows[chosen[np.arange(chosen.shape[1]) < takes[:, None]]]
+
+    def _check_capacity(self) -> None:
+        if len(self._sizes) < 2:
+            remedy = "Add images of other classes: one class has no negatives."
+            got = f"{len(self._sizes)}"
+            raise CrossbatchError(expected("at least two classes to train on", got, remedy))
+        if (capacity := int(self._takes.sum())) < self.batch_size:
+            raise CrossbatchError(
+                expected(
+                    f"{self.classes} × {self.instances} = {self.batch_size} images for a batch",
+                    f"{capacity} ({len(self._sizes)} classes of at most {self.instances} images)",
+                    "Lower `classes`, or add classes or images.",
+                )
+            )
+
+
+def _by_class(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sizes of the classes, rows sorted by class, and where each class begins among these."""
+    _, inverse, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    rows = np.argsort(inverse, kind="stable").astype(np.int64)
+    return sizes, rows, np.cumsum(sizes) - sizes
+
+
+def _subsets(sizes: np.ndarray, takes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Floyd's method for many sets at once.
+
+    Row c holds, in its first takes[c] places, a uniform subset of range(sizes[c]).
+    """
+    uniform = generator.random((len(sizes), int(takes.max())))
+    chosen = np.empty(uniform.shape, dtype=np.int64)
+    for j in range(uniform.shape[1]):
+        top = sizes - takes + j
+        guess = (uniform[:, j] * (top + 1)).astype(np.int64)
+        taken = (chosen[:, :j] == guess[:, None]).any(axis=1)
+        chosen[:, j] = np.where(taken, top, guess)
+    return chosen
+
+
+def _check_codes(codes: np.ndarray) -> None:
+    if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer):
+        wanted = "`codes` of shape (rows,) and an integer dtype in PKSampler"
+        got = f"shape {codes.shape}, {codes.dtype}"
+        raise CrossbatchError(expected(wanted, got, "Use `Manifest.codes`."))
+
+
+def _check_numbers(*, classes: int, instances: int, seed: int, rank: int, world: int) -> None:
+    _check_at_least("classes", classes, 1)
+    _check_at_least("instances", instances, 1)
+    _check_at_least("seed", seed, 0)
+    _check_at_least("world", world, 1)
+    if not 0 <= rank < world:
+        remedy = "Give each process its own rank, counted from 0."
+        raise CrossbatchError(expected(f"`rank` of PKSampler in [0, {world})", rank, remedy))
+
+
+def _check_at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        wanted = f"`{name}` of PKSampler to be {low} or more"
+        raise CrossbatchError(expected(wanted, value, "Choose a larger one."))
