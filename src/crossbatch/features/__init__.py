@@ -1,0 +1,6 @@
+"""Features extracted once, kept in a memory-mapped table, and read again."""
+
+from crossbatch.features.extract import extract
+from crossbatch.features.table import FeatureTable
+
+__all__ = ["FeatureTable", "extract"]

@@ -1,0 +1,29 @@
+"""Encoders: a trunk from timm, a pooling, a head; from images to points on the unit sphere.
+
+The names below are loaded on first use: an `EncoderConfig` needs neither torch nor timm.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Encoder": "crossbatch.models.encoder",
+    "EncoderConfig": "crossbatch.models.config",
+    "GeM": "crossbatch.models.pooling",
+    "Head": "crossbatch.models.head",
+    "Standardise": "crossbatch.models.head",
+}
+
+if TYPE_CHECKING:
+    from crossbatch.models.config import EncoderConfig
+    from crossbatch.models.encoder import Encoder
+    from crossbatch.models.head import Head, Standardise
+    from crossbatch.models.pooling import GeM
+
+__all__ = ["Encoder", "EncoderConfig", "GeM", "Head", "Standardise"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'crossbatch.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
