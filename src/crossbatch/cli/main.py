@@ -1,0 +1,72 @@
+"""``crossbatch``: one command per file, each loaded only when it is called."""
+
+import importlib
+import os
+import sys
+from importlib.util import find_spec
+
+import crossbatch
+from crossbatch.errors import CrossbatchError, expected, nearest
+
+COMMANDS = {
+    "manifest": "list images and labels in one table, checked: folder | csv",
+    "train": "train an encoder, with or without a memory; resume a run",
+    "evaluate": "measure retrieval on held-out classes",
+    "report": "one page for a run, or for runs beside each other",
+}
+
+
+def usage() -> str:
+    """What ``crossbatch --help`` prints."""
+    lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        (
+            "usage: crossbatch COMMAND ...",
+            "",
+            "Image-retrieval embeddings, trained with a memory of past batches.",
+            "",
+            *lines,
+            "",
+            "crossbatch COMMAND --help tells more; crossbatch --version prints the version.",
+        )
+    )
+
+
+def main() -> None:
+    """Run a command. Exit status 2 and one message for bad input, 130 when interrupted."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(crossbatch.__version__)
+        raise SystemExit(0)
+    try:
+        raise SystemExit(run(arguments[0], arguments[1:]))
+    except CrossbatchError as error:
+        print(f"crossbatch: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has left
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("crossbatch: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Import the command's file and call its ``main``."""
+    if command not in COMMANDS:
+        hint = nearest(command, COMMANDS)
+        raise CrossbatchError(expected("a command of crossbatch", repr(command), hint))
+    missing = [name for name in ("tyro", "pyarrow", "rich", "timm") if find_spec(name) is None]
+    if missing:
+        raise CrossbatchError(
+            expected(
+                f"the packages that `crossbatch {command}` needs",
+                f"no {', '.join(missing)}",
+                "Install them: pip install 'crossbatch[train,study]'.",
+            )
+        )
+    module = importlib.import_module(f"crossbatch.cli.{command}")
+    return module.main(arguments)

@@ -1,0 +1,234 @@
+"""What a training run is: typed, frozen, complete. The config is the object.
+
+A run is a :class:`TrainConfig`. It prints as code, goes to YAML and comes back equal, and any
+field can be set from the command line by its dotted name (``--optimizer.lr 1e-4``). A key that is
+not known is an error that names the nearest valid one.
+"""
+
+import contextlib
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import tyro
+import yaml
+
+from crossbatch._files import write_beside
+from crossbatch.engine import Objective, Reduction
+from crossbatch.errors import CrossbatchError, FormatError, expected, nearest
+from crossbatch.models import EncoderConfig
+from crossbatch.training.code import parse_weighting
+from crossbatch.weighting import Contrastive, PairWeighting
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """What a batch is made of."""
+
+    classes: int = 16
+    """Classes in a batch."""
+    instances: int = 4
+    """Images of each class."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The memory of past embeddings."""
+
+    capacity: Annotated[int, tyro.conf.arg(aliases=("--memory",))] = 0
+    """Rows to keep; 0 trains without a memory, -1 keeps as many as there are training images."""
+    start: int = 1000
+    """Iterations before the memory starts, while the embedding still moves fast."""
+    weight: float = 1.0
+    """Of the memory's loss."""
+    objective: Objective = "batch_and_memory"
+    """Batch loss + weight · memory loss (released code), or the memory's loss alone (paper)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a cosine schedule from `lr` to zero."""
+
+    lr: float = 1e-4
+    """Learning rate at its highest."""
+    weight_decay: float = 5e-4
+    """Decoupled."""
+    warmup: int = 0
+    """Iterations over which the learning rate rises from zero."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Classes taken out of training that pick the best checkpoint. Test classes never do."""
+
+    fraction: float = 0.1
+    """Of the training classes (two at least, of four or more), where the manifest has no split
+    `validation`. 0 keeps the last checkpoint."""
+    every: int = 500
+    """Iterations between validations."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run from its manifest to its seed."""
+
+    manifest: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MANIFEST")]]
+    """The Parquet manifest; its split `train` is trained on."""
+    mode: Literal["fine_tune", "head"] = "fine_tune"
+    """Train the whole trunk, or a head on features that the frozen trunk gives once."""
+    weighting: PairWeighting = field(default_factory=Contrastive)
+    """The pair weighting, as code: contrastive, or 'MultiSimilarity(alpha=2.0)'."""
+    reduction: Reduction = "sum_per_anchor"
+    """Of pairs to a loss."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The network."""
+    sampler: SamplerConfig = SamplerConfig()
+    """The batches."""
+    memory: MemoryConfig = MemoryConfig()
+    """The memory."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The descent."""
+    validation: ValidationConfig = ValidationConfig()
+    """The choice of the best checkpoint."""
+    iterations: int = 35_000
+    """Optimizer steps."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the network; the loss is always taken in float32."""
+    workers: int = 2
+    """Processes that decode images."""
+    save_every: int = 500
+    """Iterations between checkpoints, the most that a crash can cost."""
+    log_every: int = 10
+    """Iterations between two lines of the log."""
+    seed: int = 0
+    """Of initial weights, batches, augmentation, dropout."""
+
+    def __post_init__(self) -> None:
+        positive = {
+            "iterations": self.iterations,
+            "save_every": self.save_every,
+            "log_every": self.log_every,
+            "validation.every": self.validation.every,
+            "sampler.classes": self.sampler.classes,
+            "sampler.instances": self.sampler.instances,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise CrossbatchError(expected(f"`{name}` ≥ 1", value, "Choose a whole number."))
+        if self.memory.capacity < -1 or self.memory.start < 0:
+            raise CrossbatchError(
+                expected(
+                    "`memory.capacity` ≥ -1 and `memory.start` ≥ 0",
+                    f"{self.memory.capacity} and {self.memory.start}",
+                    "0 trains without a memory, -1 makes it as large as the training set.",
+                )
+            )
+        if not 0 <= self.validation.fraction < 1:
+            raise CrossbatchError(
+                expected(
+                    "`validation.fraction` in [0, 1)",
+                    self.validation.fraction,
+                    "0.1 holds out a tenth of the training classes; 0 keeps the last checkpoint.",
+                )
+            )
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A config as nested plain values, a weighting as its code."""
+    result: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, PairWeighting):
+            value = repr(value)
+        result[f.name] = to_mapping(value) if is_dataclass(value) else value
+    return result
+
+
+def from_mapping(kind: type[T], mapping: dict[str, Any], *, where: str = "") -> T:
+    """The inverse of :func:`to_mapping`; missing keys take their defaults.
+
+    Raises:
+        FormatError: An unknown key (the nearest valid one is named) or a value of another type.
+    """
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in hints:
+            what = f"a key of {where or kind.__name__}"
+            raise FormatError(expected(what, f"`{key}`", nearest(str(key), hints)))
+        values[key] = _convert(hints[key], value, where=f"{where}.{key}" if where else key)
+    return kind(**values)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a config from YAML.
+
+    Raises:
+        FormatError: No such file, no YAML, an unknown key, a value of another type.
+    """
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        remedy = "See the config.yaml of any run."
+        raise FormatError(expected(f"a YAML config at {path}", error, remedy)) from error
+    if not isinstance(mapping, dict) or "manifest" not in mapping:
+        remedy = "Begin with a line `manifest: photos.parquet`."
+        raise FormatError(expected(f"a YAML mapping with `manifest` at {path}", mapping, remedy))
+    return from_mapping(TrainConfig, mapping)
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write a config as YAML."""
+    text = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+    write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def with_capacity(config: TrainConfig, images: int) -> TrainConfig:
+    """A memory of -1 rows made as large as the training set."""
+    if config.memory.capacity >= 0:
+        return config
+    return replace(config, memory=replace(config.memory, capacity=images))
+
+
+def _convert(hint: Any, value: Any, *, where: str) -> Any:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _convert(get_args(hint)[0], value, where=where)
+    if origin is Literal:
+        if value in get_args(hint):
+            return value
+        remedy = nearest(str(value), map(str, get_args(hint)))
+        raise FormatError(expected(f"a known value of `{where}`", repr(value), remedy))
+    if origin in (Union, UnionType):
+        if value is None and NoneType in get_args(hint):
+            return None
+        return _convert(next(a for a in get_args(hint) if a is not NoneType), value, where=where)
+    if hint is PairWeighting:
+        return parse_weighting(str(value))
+    if is_dataclass(hint) and isinstance(value, dict):
+        return from_mapping(cast(type[Any], hint), value, where=where)
+    return _convert_plain(hint, value, where=where)
+
+
+def _convert_plain(hint: Any, value: Any, *, where: str) -> Any:
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    if hint is float and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)  # YAML reads 1e-4 as text
+    raise FormatError(
+        expected(f"`{where}` of type {hint.__name__}", repr(value), "Correct the config.")
+    )

@@ -1,0 +1,285 @@
+r"""Training as a generator: one report per optimizer step, and no callbacks.
+
+    z_t = f(x_t; θ_t)
+    t > t₀:  memory ← enqueue(z_t)                       (before the loss, as in the paper)
+    L_t = L(z_t, z_t) + w · L(z_t, memory)               (or the memory's loss alone)
+    θ_{t+1} ← AdamW(θ_t, ∂L_t/∂θ),   η_t = η · cosine(t)
+
+Whoever drives the generator logs, validates and saves between two steps, in plain sight. All
+state is in a :class:`Trainee`; saved and loaded, it goes on bit for bit (on a CPU).
+
+With several ranks each takes its share of the batches, and every memory receives all of them:
+anchors are local, references are global, the gradient is averaged.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from crossbatch.data import Manifest, PKSampler, hold_out
+from crossbatch.engine import ObjectiveResult, memory_objective
+from crossbatch.errors import CrossbatchError, TrainingError, expected
+from crossbatch.memory import CrossBatchMemory
+from crossbatch.models import Encoder
+from crossbatch.training.config import TrainConfig, with_capacity
+from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
+
+
+class StepReport(NamedTuple):
+    """What one step did. Losses are of the batch before the step; counts are of pairs."""
+
+    step: int
+    loss: float
+    loss_batch: float | None
+    loss_memory: float | None
+    active_positives_batch: int
+    active_negatives_batch: int
+    active_positives_memory: int
+    active_negatives_memory: int
+    memory_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The images of some classes: their ids and class codes, and their rows in the material."""
+
+    rows: np.ndarray
+    ids: Tensor
+    codes: Tensor
+
+
+class Trainee:
+    """All state of a training: network, optimizer, memory, place in the stream, generators.
+
+    Args:
+        config: The run.
+        manifest: Its manifest. Images of the split `train` are trained on; where it has no split
+            `validation`, a part of the training classes is held out as one.
+
+    Raises:
+        CrossbatchError: Fewer than two training classes, or fewer images than a batch.
+    """
+
+    def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bf16" else "no"
+        )
+        _seed(config.seed + self.accelerator.process_index)
+        manifest = _with_validation(manifest, config)
+        self.training = _classes(manifest, "train")
+        self.validation = _classes(manifest, "validation")
+        if not len(self.training.rows):
+            raise CrossbatchError(
+                expected(
+                    "training images in the manifest",
+                    f"none in split `train` of {config.manifest}",
+                    "Make a manifest whose split `train` has at least two classes.",
+                )
+            )
+        self.config = with_capacity(config, len(self.training.rows))
+        self._feed, self._place = self._sampler(), self._sampler()
+        torch.manual_seed(config.seed)  # the same weights on every rank
+        self.encoder = Encoder(config.encoder)
+        self.material = self._material(manifest)
+        torch.manual_seed(config.seed + self.accelerator.process_index)
+        trained = [p for p in self.material.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
+        )
+        self.network, self.optimizer = self.accelerator.prepare(self.material.network, optimizer)
+        self.memory: CrossBatchMemory | None = None
+        if self.config.memory.capacity:
+            memory = CrossBatchMemory(self.config.memory.capacity, config.encoder.dim)
+            self.memory = memory.to(self.accelerator.device)
+        self.step = 0
+        self.best: tuple[int, float] | None = None
+
+    def batches(self) -> Iterator[tuple[Tensor, Classes]]:
+        """Inputs, codes and ids from the current place in the stream on."""
+        device = self.accelerator.device
+        self._feed.load_state_dict(self._place.state_dict())
+        for inputs, local in self.material.batches(self._feed, self.step):
+            self._place.skip(self.accelerator.num_processes)
+            chosen = Classes(local, self.training.ids[local], self.training.codes[local])
+            yield inputs.to(device, non_blocking=True), chosen
+
+    def learning_rate(self) -> float:
+        """η of the next step: a linear rise, then a cosine to zero."""
+        o, total = self.config.optimizer, self.config.iterations
+        if self.step < o.warmup:
+            return o.lr * (self.step + 1) / o.warmup
+        done = (self.step - o.warmup) / max(total - o.warmup, 1)
+        return o.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    @torch.inference_mode()
+    def embed(self, rows: np.ndarray) -> Tensor:
+        """Embeddings of rows of the manifest without augmentation, in evaluation mode."""
+        self.network.eval()
+        parts = [
+            self.network(x.to(self.accelerator.device)).float().cpu()
+            for x in self.material.inputs(rows)
+        ]
+        self.network.train()
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        network = self.accelerator.unwrap_model(self.network)
+        return {
+            "step": self.step,
+            "best": self.best,
+            "network": network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
+            "sampler": self._place.state_dict(),
+            "generators": _generators(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.step = state["step"]
+        self.best = None if state["best"] is None else tuple(state["best"])
+        self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
+        self._place.load_state_dict(state["sampler"])
+        _set_generators(state["generators"])
+
+    def _sampler(self) -> PKSampler:
+        return PKSampler(
+            self.training.codes.numpy(),
+            classes=self.config.sampler.classes,
+            instances=self.config.sampler.instances,
+            seed=self.config.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def _material(self, manifest: Manifest) -> Material:
+        if self.config.mode == "fine_tune":
+            return Images(self.encoder, manifest, self.training.rows, self.config)
+        with self.accelerator.main_process_first():
+            table = feature_table(self.encoder, manifest, self.config)
+        return CachedFeatures(self.encoder, table, manifest, self.training.rows)
+
+
+def steps(trainee: Trainee) -> Iterator[StepReport]:
+    """Train, one step per item, from where the trainee stands to the end of its run.
+
+    Raises:
+        TrainingError: An embedding is not finite any more.
+    """
+    config = trainee.config
+    trainee.network.train()
+    for inputs, batch in trainee.batches():
+        if trainee.step >= config.iterations:
+            return
+        rate = trainee.learning_rate()
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = rate
+        embeddings = trainee.network(inputs)
+        try:
+            result = _objective(trainee, embeddings.float(), batch)
+        except CrossbatchError as error:
+            raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
+        trainee.optimizer.zero_grad()
+        trainee.accelerator.backward(result.value)
+        trainee.optimizer.step()
+        trainee.step += 1
+        yield _report(trainee, result, rate)
+
+
+def _objective(trainee: Trainee, embeddings: Tensor, batch: Classes) -> ObjectiveResult:
+    config, memory = trainee.config, trainee.memory
+    if memory is not None and trainee.step < config.memory.start:
+        memory = None
+    device = embeddings.device
+    codes, ids = batch.codes.to(device), batch.ids.to(device)
+    if memory is not None:
+        gather = cast(Callable[[Tensor], Tensor], trainee.accelerator.gather)
+        memory.enqueue(gather(embeddings.detach()), gather(codes), gather(ids))
+    return memory_objective(
+        embeddings,
+        codes,
+        ids,
+        weighting=config.weighting,
+        memory=memory,
+        objective=config.memory.objective,
+        memory_weight=config.memory.weight,
+        reduction=config.reduction,
+    )
+
+
+def _report(trainee: Trainee, result: ObjectiveResult, rate: float) -> StepReport:
+    batch, memory = result.batch, result.memory
+    return StepReport(
+        step=trainee.step,
+        loss=result.value.item(),
+        loss_batch=None if batch is None else batch.value.item(),
+        loss_memory=None if memory is None else memory.value.item(),
+        active_positives_batch=0 if batch is None else int(batch.active_positives.sum()),
+        active_negatives_batch=0 if batch is None else int(batch.active_negatives.sum()),
+        active_positives_memory=0 if memory is None else int(memory.active_positives.sum()),
+        active_negatives_memory=0 if memory is None else int(memory.active_negatives.sum()),
+        memory_size=0 if trainee.memory is None else len(trainee.memory),
+        learning_rate=rate,
+    )
+
+
+def _with_validation(manifest: Manifest, config: TrainConfig) -> Manifest:
+    """Hold out at least two training classes, where there are four or more."""
+    splits = manifest.column("split")
+    classes = len(set(manifest.codes[splits == "train"]))
+    if not config.validation.fraction or "validation" in set(splits) or classes < 4:
+        return manifest
+    fraction = max(config.validation.fraction, 2 / classes)
+    return hold_out(manifest, split="validation", fraction=fraction, seed=config.seed)
+
+
+def _classes(manifest: Manifest, split: str) -> Classes:
+    rows = np.flatnonzero(manifest.column("split") == split)
+    return Classes(
+        rows, torch.from_numpy(manifest.ids[rows]), torch.from_numpy(manifest.codes[rows])
+    )
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (for libraries that use it)
+    torch.manual_seed(seed)
+
+
+def _generators() -> dict[str, Any]:
+    """The state of every global generator, in types that a safe checkpoint can hold."""
+    _, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [
+            torch.from_numpy(np.array(keys, np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

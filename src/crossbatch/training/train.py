@@ -1,0 +1,114 @@
+"""The loop around the steps: it logs, validates and saves, in plain sight."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from crossbatch.data import Manifest
+from crossbatch.errors import CrossbatchError, expected
+from crossbatch.evaluation import evaluate
+from crossbatch.training.config import TrainConfig
+from crossbatch.training.progress import Log, progress
+from crossbatch.training.run import RunFolder
+from crossbatch.training.steps import StepReport, Trainee, steps
+
+
+def train(config: TrainConfig, out: Path, *, quiet: bool = False) -> RunFolder:
+    """Train from the beginning into a new folder.
+
+    Args:
+        config: The run.
+        out: The run folder, new or empty.
+        quiet: Show no progress bar.
+
+    Raises:
+        CrossbatchError: Bad data or settings, a folder in use, no space. What was saved stays.
+    """
+    manifest = Manifest.read(config.manifest)
+    trainee = Trainee(config, manifest)
+    run = RunFolder(out)
+    if trainee.accelerator.is_main_process:
+        run = RunFolder.create(out, config, digest=manifest.digest())
+    return _run(trainee, run, quiet=quiet)
+
+
+def resume(path: Path, *, quiet: bool = False) -> RunFolder:
+    """Continue a run from its last checkpoint as if it had never stopped (bit for bit on a CPU).
+
+    Raises:
+        CrossbatchError: No run stands there, or its manifest is not what it was.
+    """
+    run = RunFolder.open(path)
+    config = run.read_config()
+    manifest = Manifest.read(config.manifest)
+    if manifest.digest() != run.about()["manifest_digest"]:
+        raise CrossbatchError(
+            expected(
+                f"the manifest that {path} was begun with",
+                f"{config.manifest} with other content",
+                "Restore that manifest, or begin a new run.",
+            )
+        )
+    trainee = Trainee(config, manifest)
+    state = run.load()
+    if state is not None:
+        trainee.load_state_dict(state)
+    if trainee.accelerator.is_main_process:
+        run.rewind(trainee.step)
+    return _run(trainee, run, quiet=quiet)
+
+
+def _run(trainee: Trainee, run: RunFolder, *, quiet: bool) -> RunFolder:
+    config, main = trainee.config, trainee.accelerator.is_main_process
+    images = config.sampler.classes * config.sampler.instances * trainee.accelerator.num_processes
+    with _log(run, trainee, main=main) as log, progress(config, quiet=quiet or not main) as show:
+        since, at = time.perf_counter(), trainee.step
+        for report in steps(trainee):
+            last = report.step == config.iterations
+            if report.step % config.log_every == 0 or last:
+                now = time.perf_counter()
+                speed = images * (report.step - at) / (now - since)
+                since, at = now, report.step
+                log(report, speed)
+                show(report, speed)
+            if report.step % config.validation.every == 0 or last:
+                _validate(trainee, run)
+            if main and (report.step % config.save_every == 0 or last):
+                run.save(trainee.state_dict())
+    if main and trainee.best is None:
+        trainee.encoder.save(run.encoder)
+    return run
+
+
+def _validate(trainee: Trainee, run: RunFolder) -> None:
+    """Measure the held-out training classes; keep the encoder if it is the best so far."""
+    held_out = trainee.validation
+    if not len(held_out.rows) or not trainee.accelerator.is_main_process:
+        return
+    result = evaluate(trainee.embed(held_out.rows), held_out.codes, ids=held_out.ids, ks=(1,))
+    score = result.metrics["MAP@R"]
+    best = trainee.best is None or score > trainee.best[1]
+    if best:
+        trainee.best = (trainee.step, score)
+        trainee.encoder.save(run.encoder)
+    run.append("validation.jsonl", {"step": trainee.step, **result.metrics, "best": best})
+
+
+@contextlib.contextmanager
+def _log(run: RunFolder, trainee: Trainee, *, main: bool) -> Iterator[Log]:
+    if not main:
+        yield lambda report, speed: None
+        return
+    with SummaryWriter(str(run.path / "tensorboard"), purge_step=trainee.step) as board:
+
+        def log(report: StepReport, speed: float) -> None:
+            row = {**report._asdict(), "images_per_second": speed}
+            run.append("log.jsonl", row)
+            for name, value in row.items():
+                if value is not None and name != "step":
+                    board.add_scalar(name, value, report.step)
+
+        yield log

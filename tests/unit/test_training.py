@@ -1,0 +1,141 @@
+"""A run: its steps, its folder, and what stops it."""
+
+import json
+
+import pytest
+import torch
+
+import crossbatch as xb
+from crossbatch.cli.train import parse
+from crossbatch.data import Manifest
+from crossbatch.training import RunFolder, Trainee, resume, steps, train
+from tests import blobs
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return blobs.manifest(tmp_path_factory.mktemp("data") / "blobs.parquet")
+
+
+def config(manifest, **changes):
+    return parse([str(manifest), "--out", "unused", *blobs.options(**changes)])[1]
+
+
+def test_the_memory_starts_after_its_warm_up_and_fills(manifest):
+    trainee = Trainee(config(manifest), Manifest.read(manifest))
+    reports = list(steps(trainee))
+    assert [r.step for r in reports] == list(range(1, 31))
+    assert [r.memory_size for r in reports][:9] == [0] * 5 + [8, 16, 24, 24]
+    assert all(r.loss_memory is None for r in reports[:5])
+    assert all(r.loss == pytest.approx(r.loss_batch + r.loss_memory) for r in reports[5:])
+    assert sum(r.loss_batch for r in reports[-5:]) < sum(r.loss_batch for r in reports[:5])
+
+
+def test_validation_classes_are_training_classes_that_training_does_not_see(manifest):
+    whole = Manifest.read(manifest)
+    trainee = Trainee(config(manifest), whole)
+    splits = whole.column("split")
+    labels = whole.labels
+    held_out = set(labels[trainee.validation.rows])
+    trained = set(labels[trainee.training.rows])
+    test = set(labels[splits == "test"])
+    assert held_out
+    assert trained
+    assert not held_out & trained
+    assert not (held_out | trained) & test
+
+
+def test_the_learning_rate_rises_then_falls_to_zero(manifest):
+    changes = {"optimizer.warmup": 4, "optimizer.lr": 1.0}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    rates = []
+    for trainee.step in range(31):
+        rates.append(trainee.learning_rate())
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[30] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_run_folder_is_whole(manifest, tmp_path):
+    run = train(config(manifest), tmp_path / "run", quiet=True)
+    names = {p.name for p in run.path.iterdir()}
+    assert names >= {"run.json", "config.yaml", "environment.json", "log.jsonl"}
+    assert names >= {"validation.jsonl", "checkpoint.pt", "encoder", "tensorboard"}
+    assert not [n for n in names if "part" in n]
+    log = list(run.rows("log.jsonl"))
+    assert len(log) == 30
+    assert log[-1]["active_negatives_memory"] >= 0
+    assert run.read_config() == config(manifest)
+    best = [row for row in run.rows("validation.jsonl") if row["best"]]
+    assert best[-1]["MAP@R"] == max(row["MAP@R"] for row in run.rows("validation.jsonl"))
+
+
+def test_without_validation_the_last_encoder_is_kept(manifest, tmp_path):
+    changes = {"validation.fraction": 0, "iterations": 4}
+    run = train(config(manifest, **changes), tmp_path / "run", quiet=True)
+    assert (run.encoder / "model.safetensors").exists()
+    assert not list(run.rows("validation.jsonl"))
+
+
+def test_a_folder_in_use_is_refused(manifest, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(xb.CrossbatchError, match=r"new or empty folder.*--resume"):
+        train(config(manifest), tmp_path, quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_another_version_and_another_manifest_are_refused(manifest, tmp_path):
+    with pytest.raises(xb.CrossbatchError, match="a run folder at"):
+        RunFolder.open(tmp_path / "nothing")
+    mine = blobs.manifest(tmp_path / "mine.parquet", classes=8, test=2)
+    run = train(config(mine, iterations=3), tmp_path / "run", quiet=True)
+    blobs.manifest(tmp_path / "mine.parquet", classes=9, test=2)
+    with pytest.raises(xb.CrossbatchError, match="with other content"):
+        resume(run.path)
+    about = run.about()
+    (run.path / "run.json").write_text(json.dumps({**about, "format": 99}))
+    with pytest.raises(xb.CrossbatchError, match=r"run format 1.*Got 99"):
+        RunFolder.open(run.path)
+
+
+def test_a_damaged_checkpoint_is_refused(manifest, tmp_path):
+    run = train(config(manifest, iterations=3), tmp_path / "run", quiet=True)
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:100])
+    with pytest.raises(xb.CrossbatchError, match=r"a checkpoint at.*was altered"):
+        run.load()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(manifest, tmp_path, monkeypatch):
+    run = train(config(manifest, iterations=3), tmp_path / "run", quiet=True)
+    before = run.checkpoint.read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(xb.CrossbatchError, match=r"No space left.*Nothing was changed"):
+        run.save({"step": 1})
+    assert run.checkpoint.read_bytes() == before
+    assert not list(run.path.glob("*part*"))
+
+
+def test_embeddings_that_are_not_finite_stop_the_run(manifest):
+    trainee = Trainee(config(manifest), Manifest.read(manifest))
+    with torch.no_grad():
+        next(iter(trainee.network.parameters())).fill_(torch.nan)
+    with pytest.raises(xb.CrossbatchError, match=r"Step 1: .*finite"):
+        next(steps(trainee))
+
+
+def test_one_class_only(tmp_path):
+    alone = blobs.manifest(tmp_path / "one.parquet", classes=1, test=0)
+    with pytest.raises(xb.CrossbatchError, match="classes"):
+        Trainee(config(alone), Manifest.read(alone))
+
+
+def test_no_training_rows(tmp_path):
+    tested = blobs.manifest(tmp_path / "t.parquet", classes=3, test=3)
+    with pytest.raises(xb.CrossbatchError, match="class"):
+        Trainee(config(tested), Manifest.read(tested))
