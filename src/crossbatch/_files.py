@@ -52,6 +52,7 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(path)
+        shutil.rmtree(old, ignore_errors=True)  # left over when the path stands already
         part.mkdir()
         write(part)
         for file in part.rglob("*"):

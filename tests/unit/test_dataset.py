@@ -167,6 +167,19 @@ def test_evaluation_sees_the_centre():
     assert np.abs(shown.permute(1, 2, 0).numpy() - wanted).max() < 3 / 255
 
 
+def test_evaluation_may_see_the_whole_square():
+    pixels = smooth(64, 64)
+    whole = transforms.eval_transform(64, (0, 0, 0), (1, 1, 1), crop=1)(Image.fromarray(pixels))
+    assert (whole.permute(1, 2, 0) * 255).round().byte().equal(torch.from_numpy(pixels))
+    assert transforms.eval_transform(60, MEAN, STD, crop=0.5).shortest == 120
+
+
+@pytest.mark.parametrize("crop", [0, 1.5])
+def test_crops_out_of_range(crop):
+    with pytest.raises(CrossbatchError, match=r"`crop` in \(0, 1\]. Got .*1 keeps the whole side"):
+        transforms.eval_transform(8, MEAN, STD, crop=crop)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 400)])
 def test_odd_shapes_cost_no_more_than_others(size):
     image = Image.new("RGB", size, (255, 0, 0))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from crossbatch.data import ImageDataset, Manifest, PKSampler, item_keys
-from crossbatch.data.transforms import Pipeline, eval_transform, train_transform
+from crossbatch.data.transforms import train_transform
+from crossbatch.evaluation.embed import plain_transform
 from crossbatch.features import FeatureTable, extract
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig
@@ -89,7 +90,7 @@ class Images:
         size, mean, std = encoder.config.image_size, encoder.mean, encoder.std
         self._training = training
         self._train = ImageDataset(manifest, train_transform(size, mean, std))
-        self._plain = ImageDataset(manifest, evaluation_transform(encoder))
+        self._plain = ImageDataset(manifest, plain_transform(encoder))
         self._seed, self._workers = config.seed, config.workers
 
     def batches(self, sampler: PKSampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
@@ -131,7 +132,7 @@ def feature_table(encoder: Encoder, manifest: Manifest, config: TrainConfig) -> 
     view = f"{encoder.config.image_size} {encoder.config.crop} {encoder.features_digest()}"
     encoder_digest = hashlib.sha256(view.encode()).hexdigest()
     folder = Path(config.manifest).with_suffix(".features") / encoder_digest[:12]
-    images = ImageDataset(manifest, evaluation_transform(encoder))
+    images = ImageDataset(manifest, plain_transform(encoder))
     loader = DataLoader(images, batch_size=EMBED_ROWS, num_workers=config.workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trunk = encoder.to(device).eval()
@@ -150,9 +151,3 @@ def feature_table(encoder: Encoder, manifest: Manifest, config: TrainConfig) -> 
         digest=f"{encoder_digest} {manifest.image_digest()}",
         notes={"trunk": encoder.config.trunk, "image_size": encoder.config.image_size},
     )
-
-
-def evaluation_transform(encoder: Encoder) -> Pipeline:
-    """How the encoder sees an image outside of training."""
-    config = encoder.config
-    return eval_transform(config.image_size, encoder.mean, encoder.std, crop=config.crop)

