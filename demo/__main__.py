@@ -23,6 +23,7 @@ from crossbatch.cli.evaluate import Evaluate, measure
 from crossbatch.data import Manifest
 from crossbatch.evaluation import evaluate
 from crossbatch.models import Encoder, EncoderConfig
+from crossbatch.report import write_report
 from crossbatch.training import (
     MemoryConfig,
     OptimizerConfig,
@@ -115,8 +116,12 @@ def main() -> None:
             console.print(f"  {row}: R@1 {100 * metrics['R@1']:.1f}")
     summary = summarise(base, scores)
     (OUT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    page = OUT / "report.html"
+    write_report([OUT / f"{row}-seed{seed}" for row in (WITHOUT, WITH) for seed in SEEDS], page)
     console.print(table_of(base, scores))
-    console.print(f"{time.perf_counter() - started:.0f} s; figures in {OUT / 'summary.json'}")
+    console.print(
+        f"{time.perf_counter() - started:.0f} s; page {page}, figures {OUT / 'summary.json'}"
+    )
 
 
 def summarise(

@@ -12,6 +12,7 @@ COMMANDS = {
     "manifest": "list images and labels in one table, checked: folder | csv",
     "train": "train an encoder, with or without a memory; resume a run",
     "evaluate": "measure retrieval on held-out classes",
+    "report": "one page for a run, or for runs beside each other",
 }
 
 

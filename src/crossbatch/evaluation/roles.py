@@ -1,4 +1,4 @@
-"""The protocol that a manifest asks for: by its column ``role``, or each image among the others."""
+"""The protocol that a manifest asks for: by its roles, or each image among the others."""
 
 from collections.abc import Sequence
 
