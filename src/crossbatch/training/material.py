@@ -23,7 +23,7 @@ from crossbatch.features import FeatureTable, extract
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig
 
-EMBED_ROWS = 256  # images or features embedded at a time outside of training
+EMBED_ROWS = 64  # inputs at a time outside of training; more thrash the allocator of a CPU
 
 
 class Material(Protocol):
