@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tests.unit.run_folders import embeddings, write_manifest, write_run
 
 from crossbatch.cli.evaluate import main
 from crossbatch.data import Manifest
@@ -23,6 +22,7 @@ from crossbatch.evaluation import (
 from crossbatch.evaluation.inputs import Rows, as_tiles
 from crossbatch.features import extract
 from crossbatch.models import Encoder, EncoderConfig
+from tests.unit.run_folders import embeddings, write_manifest, write_run
 
 LABELS = ["a", "a", "b", "b"]
 X = torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
@@ -99,7 +99,7 @@ def test_messages_of_options(options, message):
 def test_sides_on_two_devices_are_refused():
     queries = Rows(X, np.array(LABELS), None)
     gallery = Rows(X.to("meta"), np.array(LABELS), None)
-    with pytest.raises(CrossbatchError, match="a gallery on cpu, as the queries. Got meta"):
+    with pytest.raises(CrossbatchError, match=r"a gallery on cpu, as the queries\. Got meta"):
         as_tiles(queries, gallery)
 
 
@@ -155,7 +155,7 @@ def test_roles(manifest):
     queries_only = manifest.with_column("role", pa.array(["query"] * 12))
     with pytest.raises(CrossbatchError, match="Got 12 queries, 0 in the gallery"):
         evaluate_manifest(x, queries_only)
-    with pytest.raises(CrossbatchError, match="one embedding per row .* Got 11 and 12 rows"):
+    with pytest.raises(CrossbatchError, match=r"one embedding per row .* Got 11 and 12 rows"):
         evaluate_manifest(x[:-1], manifest)
 
 
@@ -218,7 +218,7 @@ def test_embedding_a_manifest(encoder, manifest, tmp_path):
 
 
 def test_embedding_names_what_is_wrong(encoder, manifest):
-    with pytest.raises(CrossbatchError, match="a device that is there. Got 'nowhere'"):
+    with pytest.raises(CrossbatchError, match=r"a device that is there\. Got 'nowhere'"):
         embed_manifest(encoder, manifest, device="nowhere")
     torch.nn.init.constant_(encoder.head.layers[0].weight, torch.nan)
     with pytest.raises(CrossbatchError, match=rf"12 images, ids \[{manifest.ids[0]}, "):
@@ -246,7 +246,7 @@ def test_command_refuses(tmp_path):
     run = write_run(tmp_path / "run", write_manifest(tmp_path / "m.parquet"), evaluated=False)
     with pytest.raises(FormatError, match="a run folder at"):
         main([str(tmp_path / "nothing")])
-    with pytest.raises(CrossbatchError, match="images in split `train`.* The manifest has: test"):
+    with pytest.raises(CrossbatchError, match=r"images in split `train`.* The manifest has: test"):
         main([str(run), "--split", "train"])
     with pytest.raises(FormatError, match="configuration of an encoder"):
         main([str(run)])
