@@ -122,12 +122,13 @@ class Trainee:
     @torch.inference_mode()
     def embed(self, rows: np.ndarray) -> Tensor:
         """Embeddings of rows of the manifest without augmentation, in evaluation mode."""
-        self.network.eval()
+        network = self.accelerator.unwrap_model(self.network)  # other ranks may not take part
+        network.eval()
         parts = [
-            self.network(x.to(self.accelerator.device)).float().cpu()
+            network(x.to(self.accelerator.device)).float().cpu()
             for x in self.material.inputs(rows)
         ]
-        self.network.train()
+        network.train()
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -152,7 +153,10 @@ class Trainee:
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self._place.load_state_dict(state["sampler"])
-        _set_generators(state["generators"])
+        if self.accelerator.num_processes == 1:
+            _set_generators(state["generators"])
+        else:  # they are those of one rank, and ranks must not draw alike
+            _seed(self.config.seed + self.accelerator.process_index + self.step)
 
     def _sampler(self) -> PKSampler:
         return PKSampler(
@@ -180,9 +184,9 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
     """
     config = trainee.config
     trainee.network.train()
-    for inputs, batch in trainee.batches():
-        if trainee.step >= config.iterations:
-            return
+    batches = trainee.batches()
+    while trainee.step < config.iterations:
+        inputs, batch = next(batches)
         rate = trainee.learning_rate()
         for group in trainee.optimizer.param_groups:
             group["lr"] = rate
