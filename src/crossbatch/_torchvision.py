@@ -21,13 +21,15 @@ def import_torchvision() -> ModuleType:
     Returns:
         The module ``torchvision``.
     """
+    declared: set[str] = set()
     while True:
         try:
             import torchvision
         except RuntimeError as error:
             missing = _MISSING.search(str(error))
-            if missing is None:
+            if missing is None or missing[1] in declared:
                 raise
+            declared.add(missing[1])
             _declare(missing[1])
         else:
             return torchvision

@@ -29,7 +29,6 @@ def launch(arguments, world=2):
             [sys.executable, "-W", "ignore", *map(str, arguments)],
             env={
                 **os.environ,
-                "ACCELERATE_USE_CPU": "true",
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",

@@ -115,7 +115,6 @@ def pixels(svg, size=16):
 
 
 def test_pictures_are_drawn_square_on_white_and_mirrored_if_asked():
-    pytest.importorskip("resvg_py")
     red, blue, white = [255, 0, 0], [0, 0, 255], [255, 255, 255]
     icons = icon_set(
         "s",
@@ -184,7 +183,6 @@ def test_the_manifest_says_who_drew_what(tmp_path, monkeypatch):
 
 
 def test_pictures_are_rendered_in_other_processes():
-    pytest.importorskip("resvg_py")
     icons = icon_set("s", {"halves": {"body": HALVES}, "red": {"body": RED.format("M0 0h8v8z")}})
     drawn = {"s": {DOG: "halves", CAT: "red"}}
     assert emoji._render_all([icons], drawn, 16) == {

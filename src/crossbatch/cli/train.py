@@ -1,5 +1,6 @@
 """``crossbatch train``: a new run from a manifest, or a run that goes on."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> int:
     else:
         out, config = parse(argv)
         run = train(config, out)
-    Console(stderr=True).print(f"The encoder stands in [bold]{run.encoder}[/bold].")
+    if os.environ.get("RANK", "0") == "0":
+        Console(stderr=True).print(f"The encoder stands in [bold]{run.encoder}[/bold].")
     return 0
 
 

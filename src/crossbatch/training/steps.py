@@ -70,7 +70,8 @@ class Trainee:
 
     def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
         self.accelerator = Accelerator(
-            mixed_precision="bf16" if config.precision == "bf16" else "no"
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            cpu=not torch.accelerator.is_available(),  # else it would not see ranks on CPUs
         )
         _seed(config.seed + self.accelerator.process_index)
         manifest = _with_validation(manifest, config)
