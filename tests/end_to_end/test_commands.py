@@ -1,6 +1,7 @@
 """From a folder of pictures to a page, by the commands of the README; and what bad input meets."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -83,3 +84,22 @@ def test_bad_input_exits_with_2_and_no_traceback(arguments, message, tmp_path, m
     assert message in run.stderr + run.stdout
     assert "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kilobytes", [2, 25])
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(work, tmp_path, kilobytes):
+    """No file may grow beyond a size: the log, or later the checkpoint, cannot be written."""
+    limit = 1024 * kilobytes
+    run = subprocess.run(
+        [*RUN, "train", str(work / "m.parquet"), "--out", str(tmp_path / "r"), *blobs.options()],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert run.returncode == 2
+    assert "Could not write" in run.stderr
+    assert "File too large" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not [path for path in (tmp_path / "r").rglob("*") if ".part." in path.name]
+    assert not (tmp_path / "r" / "checkpoint.pt").exists()

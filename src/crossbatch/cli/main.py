@@ -1,8 +1,10 @@
 """``crossbatch``: one command per file, each loaded only when it is called."""
 
+import errno
 import importlib
 import os
 import sys
+import threading
 from importlib.util import find_spec
 
 import crossbatch
@@ -32,6 +34,9 @@ def usage() -> str:
     )
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
 def main() -> None:
     """Run a command. Exit status 2 and one message for bad input, 130 when interrupted."""
     arguments = sys.argv[1:]
@@ -41,6 +46,7 @@ def main() -> None:
     if arguments[0] == "--version":
         print(crossbatch.__version__)
         raise SystemExit(0)
+    threading.excepthook = _in_thread
     try:
         raise SystemExit(run(arguments[0], arguments[1:]))
     except CrossbatchError as error:
@@ -49,9 +55,23 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has left
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        remedy = "Make room or choose another place; `crossbatch train --resume` continues a run."
+        print(f"crossbatch: Could not write{where}: {error.strerror}. {remedy}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("crossbatch: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _in_thread(found: threading.ExceptHookArgs) -> None:
+    """A log's writing thread that finds no room is silent: the main thread will say it."""
+    error = found.exc_value
+    if not (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        threading.__excepthook__(found)
 
 
 def run(command: str, arguments: list[str]) -> int:

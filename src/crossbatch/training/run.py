@@ -117,7 +117,7 @@ class RunFolder:
             if (self.path / name).exists():
                 with (self.path / name).open("rb") as file:
                     os.fsync(file.fileno())
-        write_beside(self.checkpoint, lambda part: torch.save({"format": FORMAT, **state}, part))
+        write_beside(self.checkpoint, lambda part: _save({"format": FORMAT, **state}, part))
 
     def load(self) -> dict[str, Any] | None:
         """The last full state, or None if training was stopped before the first.
@@ -172,6 +172,17 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
     }
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Save tensors; torch hides what a file said when it could not be written."""
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            raise (
+                error.__context__ if isinstance(error.__context__, OSError) else error
+            ) from None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
