@@ -40,6 +40,9 @@ class PairWeighting(ABC):
     - ``pull`` = Σ w⁺ S and ``push`` = Σ w⁻ S.
     """
 
+    cites: ClassVar[tuple[str, ...]] = ()
+    """Keys of the papers that :func:`crossbatch.cite` prints."""
+
     needs_both: ClassVar[bool] = False
     """Whether an anchor that lacks positives or negatives is left out altogether."""
 
@@ -93,6 +96,8 @@ class Assigned(PairWeighting):
 
     positive_weight: Weight
     negative_weight: Weight
+
+    cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
         del stats

@@ -14,6 +14,7 @@ Invariant Mapping*, CVPR 2006) in similarities instead of squared distances, in 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Contrastive(PairWeighting):
     """
 
     margin: float = 0.5
+
+    cites: ClassVar[tuple[str, ...]] = ("hadsell2006contrastive", "wang2020xbm")
 
     def __post_init__(self) -> None:
         check_between(self.margin, -1.0, 1.0, name="margin", where="Contrastive")

@@ -54,6 +54,7 @@ class MultiSimilarity(PairWeighting):
     base: float = 0.5
     epsilon: float | None = 0.1
 
+    cites: ClassVar[tuple[str, ...]] = ("wang2019multisimilarity",)
     needs_both: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

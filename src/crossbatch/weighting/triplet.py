@@ -38,6 +38,7 @@ class HardestTriplet(PairWeighting):
 
     margin: float = 0.1
 
+    cites: ClassVar[tuple[str, ...]] = ("hermans2017defense",)
     needs_both: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
