@@ -57,6 +57,7 @@ def ours(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tens
 
     def step() -> Tensor:
         x = z.clone().requires_grad_()
+        memory.enqueue(x, labels, ids)
         loss_fn(x, labels, ids=ids, references=memory).backward()
         return x
 

@@ -14,11 +14,14 @@ class Problem:
     r: torch.Tensor
     ref_labels: torch.Tensor
     ref_ids: torch.Tensor
+    memory: object = None
 
     @property
     def references(self):
         import crossbatch as xb
 
+        if self.memory is not None:
+            return self.memory
         return xb.Batch(self.r, self.ref_labels, self.ref_ids)
 
 

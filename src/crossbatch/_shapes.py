@@ -7,10 +7,10 @@ C candidate columns of a tile, Q queries, G gallery, R relevant images of a quer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Shaped
+    from jaxtyping import Bool, Float, Int, Int8, Shaped
 else:
     try:
-        from jaxtyping import Bool, Float, Int, Shaped
+        from jaxtyping import Bool, Float, Int, Int8, Shaped
     except ModuleNotFoundError:
 
         class _Plain:
@@ -19,6 +19,6 @@ else:
             def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
                 return item[0]
 
-        Bool = Float = Int = Shaped = _Plain
+        Bool = Float = Int = Int8 = Shaped = _Plain
 
-__all__ = ["Bool", "Float", "Int", "Shaped"]
+__all__ = ["Bool", "Float", "Int", "Int8", "Shaped"]

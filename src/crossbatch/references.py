@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Float, Int
+from crossbatch.codes import Codes
 
 
 class Tile(NamedTuple):
@@ -21,12 +22,13 @@ class Tile(NamedTuple):
 
     Two references may share a label (they are positives of each other), and they may share an id
     (they are copies of one image, and are no pair at all). True duplicates, two files with the
-    same picture, have two ids.
+    same picture, have two ids. Codes, where there are some, are those of the embeddings.
     """
 
     embeddings: Float[Tensor, "T D"]
     labels: Int[Tensor, " T"]
     ids: Int[Tensor, " T"]
+    codes: Codes | None = None
 
 
 @runtime_checkable
@@ -39,6 +41,15 @@ class References(Protocol):
 
     def tiles(self, rows: int) -> Iterator[Tile]:
         """Yield every row once, in tiles of at most ``rows`` rows."""
+        ...
+
+
+@runtime_checkable
+class Encodable(Protocol):
+    """References that can keep codes of their rows, once they are asked to."""
+
+    def encode(self) -> None:
+        """Make codes; tiles that are yielded from now on carry them."""
         ...
 
 

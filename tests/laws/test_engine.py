@@ -77,6 +77,30 @@ def test_any_tile_and_any_path(w, seed, rows, path):
 
 
 @weightings
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 50),
+    path=st.sampled_from(["sparse", "screened"]),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_a_memory_with_codes_on_any_path(w, seed, rows, path, dtype):
+    """Many classes, so that most references are plain."""
+    p = problem(seed, references=90, classes=60, dtype=dtype)
+    memory = xb.CrossBatchMemory(90, p.a.shape[1], dtype=dtype)
+    memory.enqueue(p.r, p.ref_labels, p.ref_ids)
+    whole, expected = run(w, p, rows=1000, path="dense")
+    p.memory = memory
+    screened, gradient = run(w, p, rows=rows, path=path)
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(screened.value, whole.value)
+    for name in ("positives", "negatives", "active_positives", "active_negatives"):
+        assert torch.equal(getattr(screened, name), getattr(whole, name)), name
+    for name, value in whole.statistics.items():
+        torch.testing.assert_close(screened.statistics[name], value)
+
+
+@weightings
 def test_order_of_references_does_not_matter(w):
     p = problem(3)
     order = torch.randperm(len(p.r))
@@ -187,12 +211,19 @@ def test_from_functions_is_the_class():
 
 
 def test_the_engine_chooses_sparse_when_few_are_active_and_dense_when_many():
-    from crossbatch.engine.compare import Anchors
+    from crossbatch.engine.pairs import Anchors
     from crossbatch.engine.sweep import sweep
 
-    p = problem(13, references=400, classes=300)
+    p = problem(13, references=9000, classes=6000, dtype=torch.float32)
     anchors = Anchors.of(p.a, p.labels, p.ids)
-    few = sweep(anchors, p.references, xb.Contrastive(1.0), rows=20)
+    memory = xb.CrossBatchMemory(9000, p.a.shape[1])
+    memory.enqueue(p.r, p.ref_labels, p.ref_ids)
+    none = sweep(anchors, p.references, xb.Contrastive(1.0), rows=20)
+    coded = sweep(anchors, memory, xb.Contrastive(1.0), rows=20)
+    some = sweep(anchors, p.references, xb.Contrastive(0.6), rows=20)
     many = sweep(anchors, p.references, xb.Contrastive(-1.0), rows=20)
-    assert set(few.paths) >= {"sparse"}
+    assert set(none.paths) == {"sparse"}
+    assert coded.paths[0] == "sparse"
+    assert set(coded.paths[1:]) == {"screened"}
+    assert "screened" not in some.paths
     assert set(many.paths) == {"dense"}

@@ -5,15 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossbatch.engine.compare import Anchors, compare
-from crossbatch.engine.sweep import fold_tile
-from crossbatch.references import Tile
-from crossbatch.weighting import LOG_SUM_EXP, MAX, MIN, SUM, Statistic
-from crossbatch.weighting.statistics import similarity
-from tests.generators import problem
+from crossbatch.weighting import LOG_SUM_EXP, MAX, MIN, SUM
+from crossbatch.weighting.statistics import histogram
 
 MONOIDS = {"sum": SUM, "max": MAX, "min": MIN, "log-sum-exp": LOG_SUM_EXP}
 monoids = pytest.mark.parametrize("m", MONOIDS.values(), ids=MONOIDS.keys())
+folds = pytest.mark.parametrize(
+    "m", [*MONOIDS.values(), histogram(7)], ids=[*MONOIDS.keys(), "histogram"]
+)
 numbers = st.lists(st.floats(-50, 50), min_size=3, max_size=3)
 
 
@@ -28,28 +27,30 @@ def test_identity_associativity_commutativity(m, values):
     close(m.merge(m.merge(a, b), c), m.merge(a, m.merge(b, c)))
 
 
-@monoids
-@pytest.mark.parametrize("side", ["positive", "negative"])
+@folds
 @pytest.mark.parametrize("shards", [1, 2, 3, 41])
-def test_shards_merge_to_the_whole(m, side, shards):
-    p = problem(1)
-    statistic = Statistic("s", side, m, similarity)
-    anchors = Anchors.of(p.a, p.labels, p.ids)
-
-    def fold(rows):
-        tile = Tile(p.r[rows], p.ref_labels[rows], p.ref_ids[rows])
-        sim = anchors.embeddings @ tile.embeddings.T
-        return fold_tile(
-            statistic, compare(anchors, tile, sim, candidate=anchors.candidates(tile)), {}
-        )
-
-    whole = fold(torch.arange(len(p.r)))
-    merged = torch.full_like(whole, m.identity)
-    for rows in torch.arange(len(p.r)).chunk(shards):
-        merged = m.merge(merged, fold(rows))
-    torch.testing.assert_close(merged, whole)
+def test_shards_merge_to_the_whole(m, shards):
+    terms = torch.rand(5, 41, dtype=torch.float64) * 6
+    merged = m.empty(5, terms)
+    for part in terms.chunk(shards, dim=1):
+        merged = m.merge(merged, m.fold(part))
+    torch.testing.assert_close(merged, m.fold(terms))
 
 
-@monoids
-def test_fold_of_nothing_is_the_identity(m):
-    assert torch.equal(m.fold(torch.zeros(2, 0)), torch.full((2,), m.identity))
+@folds
+def test_a_list_of_pairs_folds_as_the_block_that_it_is_taken_from(m):
+    terms = torch.rand(5, 41, dtype=torch.float64) * 6
+    kept = (torch.rand(5, 41) < 0.3) & (torch.arange(5) != 2)[:, None]  # one anchor has no pair
+    anchors, _ = kept.nonzero().unbind(1)
+    whole = m.fold(torch.where(kept, terms, m.identity))
+    torch.testing.assert_close(m.fold_pairs(terms[kept], anchors, 5), whole)
+
+
+def test_a_histogram_counts_between_two_bins():
+    block = torch.tensor([[0.0, 1.25, 1.25, torch.inf]])
+    assert histogram(3).fold(block).tolist() == [[1.0, 1.5, 0.5]]
+
+
+@folds
+def test_fold_of_nothing_is_the_start(m):
+    assert torch.equal(m.fold(torch.zeros(2, 0)), m.empty(2, torch.zeros(0)))

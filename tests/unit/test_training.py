@@ -110,8 +110,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(manifest, tmp_path, monkeypatch):
     run = train(config(manifest, iterations=3), tmp_path / "run", quiet=True)
     before = run.checkpoint.read_bytes()
 
-    def full(state, path):
-        path.write_bytes(b"half")
+    def full(state, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

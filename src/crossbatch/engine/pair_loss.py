@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Bool, Float, Int
-from crossbatch.engine.compare import Anchors
-from crossbatch.engine.sweep import Folded, Path, sweep, tile_rows
+from crossbatch.engine.pairs import Anchors
+from crossbatch.engine.plain import Path
+from crossbatch.engine.sweep import Folded, sweep, tile_rows
 from crossbatch.errors import CrossbatchError, expected, nearest
 from crossbatch.references import Batch, References
 from crossbatch.weighting import PairWeighting
@@ -38,7 +39,7 @@ class PairLossResult:
         negatives: Negatives of each anchor, shape (B,).
         active_positives: Those whose weight is not zero, shape (B,).
         active_negatives: Those whose weight is not zero, shape (B,).
-        statistics: Every statistic of the weighting by name, shape (B,) each.
+        statistics: Every statistic of the weighting by name, shape (B,) each, (B, K) if a vector.
     """
 
     value: Float[Tensor, ""]
@@ -57,7 +58,8 @@ class Tiling:
     Args:
         rows: References in a block of similarities, or None for as many as fit half of a
             second-level cache.
-        path: ``dense`` or ``sparse`` for the last sweep, or None to choose block by block.
+        path: ``dense``, ``sparse`` or ``screened``, or None to choose tile by tile. Where there is
+            no bound every path is dense; where there are no codes screened is sparse.
     """
 
     rows: int | None = None

@@ -1,32 +1,31 @@
-r"""The loop: once over the tiles per stage of statistics, once more for the gradient.
+r"""From stages of statistics to the gradient, past the references as rarely as can be.
 
     for stage in stages:  m_i ← m_i ⊕ fold(tile)                    (statistics, B × k)
-    last sweep:           G⁻ ← G⁻ + W⁻ R,   G⁺ ← G⁺ + W⁺ R          (gradient, B × D)
+    last:                 G⁻ ← G⁻ + W⁻ R,   G⁺ ← G⁺ + W⁺ R          (gradient, B × D)
 
-A block of similarities is as large as half a cache, never B × M. Where the weighting knows a bound
-below which w⁻ vanishes, the last sweep looks for the columns that pass it and goes on with those
-alone (*sparse*); while many pass it takes whole tiles (*dense*). Both give the same numbers.
+Statistics of positives, and all that regards mixed references, need the mixed few alone. The plain
+rest is passed in the first stage that has negatives, and with some luck never again:
+
+- w⁻ = exp(E + F): the gradient is taken along as a running softmax;
+- a rising bound: pairs that set a record are put by, and later sweeps go over these;
+- otherwise once more, with the bound that is known by then.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from crossbatch._shapes import Bool, Float
-from crossbatch.engine.compare import Anchors, Comparison, compare
-from crossbatch.references import References, Tile
+from crossbatch._shapes import Float
+from crossbatch.engine.pairs import Anchors, Mixed, Split, above, places_of
+from crossbatch.engine.plain import Bound, Path, PlainSweep
+from crossbatch.engine.push import Block, Pairs, Push, RunningSoftmax, Weighted, columns
+from crossbatch.references import References
 from crossbatch.weighting import PairWeighting, Statistic
 from crossbatch.weighting.statistics import Stats
 
-Path = Literal["dense", "sparse"]
-
 _BLOCK_BYTES = {"cpu": 512 * 1024, "cuda": 64 * 1024 * 1024}
-_BLOCKS = 8  # blocks of similarities in a tile
-_SPARSE_BELOW = 0.5  # share of columns that pass the bound; above it gathering costs more
-_PROBE_EVERY = 8  # blocks between two looks at that share while the path is dense
+_RECORDS = 64  # pairs put by for each anchor, on average; with more it does not pay
 
 
 @dataclass
@@ -64,177 +63,242 @@ def sweep(
         references: Whatever yields tiles.
         weighting: The weight functions and the stages of statistics that they read.
         rows: References in a block of similarities.
-        path: Force the dense or the sparse last sweep; None chooses block by block.
+        path: Force the path past plain references; None chooses tile by tile.
         reference_gradient: Whether to take the gradient with respect to the references, too.
 
     Returns:
-        Sums over pairs, not yet reduced. Cost: one product B × M × D per stage, and for the
-        gradient one (sparse) or two (dense) more; memory one block and a few B × D.
+        Sums over pairs, not yet reduced. Cost: one product B × M × D, a part of it or all of it
+        again for the gradient, and one more for each further stage with negatives; memory one
+        tile and a few B × D.
     """
-    counted: dict[str, Tensor] = {}
-    stages = weighting.stages or (((),) if weighting.needs_both else ())
-    for stage in stages:
-        counted |= _fold_stage(anchors, references, stage, counted, rows=rows)
-    last = _Gradient(anchors, weighting, counted, len(references) if reference_gradient else None)
-    chooser = _Chooser(path, weighting.negative_bound(_columns(counted)))
-    start = 0
-    for tile in references.tiles(rows * _BLOCKS):
-        candidate = anchors.candidates(tile)
-        passing: list[Tensor] = []
-        similar: list[Tensor] = []
-        for block, sim in _blocks(anchors, tile, rows):
-            columns = chooser.columns(sim, candidate[block])
-            if columns is None:
-                part = Tile(tile.embeddings[block], tile.labels[block], tile.ids[block])
-                place = slice(start + block.start, start + block.stop)
-                last.absorb(compare(anchors, part, sim, candidate=candidate[block]), place)
-            else:
-                similar.append(sim.index_select(1, columns))
-                passing.append(columns.add_(block.start))
-        if passing:
-            columns, sim = torch.cat(passing), torch.cat(similar, dim=1)
-            part = Tile(*(rows.index_select(0, columns) for rows in tile))
-            last.absorb(
-                compare(anchors, part, sim, candidate=candidate[columns]), columns.add_(start)
+    run = _Sweep(Split(anchors, references, rows), weighting, path, reference_gradient)
+    for stage in weighting.stages:
+        run.fold(stage)
+    return run.gradient()
+
+
+class _Sweep:
+    def __init__(
+        self, split: Split, weighting: PairWeighting, path: Path | None, reference_gradient: bool
+    ) -> None:
+        self._split, self._weighting = split, weighting
+        self._path: Path | None = path
+        self._x = split.anchors.embeddings
+        self._reference_gradient = reference_gradient
+        self._softmax: RunningSoftmax | None = None
+        self._records: list[Pairs] | None = None
+        self._passed = False
+        self._taken: list[Path] = []
+        self._stats = self._counts()
+
+    def fold(self, stage: tuple[Statistic, ...]) -> None:
+        """All statistics of a stage."""
+        values = {s.name: s.monoid.empty(len(self._x), self._x) for s in stage}
+        known = columns(self._stats)
+        for block in self._split.mixed():
+            for s in stage:
+                values[s.name] = s.monoid.merge(values[s.name], _fold_mixed(s, block, known))
+        pushed = [s for s in stage if s.side == "negative"]
+        if pushed and self._split.plain:
+            self._fold_plain(pushed, values)
+        self._stats |= values
+
+    def gradient(self) -> Folded:
+        """Both gradients with all statistics known, and sums for the report."""
+        stats, x = self._stats, self._x
+        valid = torch.ones_like(stats["positives"])
+        if self._weighting.needs_both:
+            valid = ((stats["positives"] > 0) & (stats["negatives"] > 0)).to(x.dtype)
+        last = _Last(self._weighting, stats, x, valid)
+        if self._reference_gradient:
+            last.reference_pull = x.new_zeros(len(self._split.references), x.shape[1])
+            last.reference_push = torch.zeros_like(last.reference_pull)
+        for block in self._split.mixed():
+            last.mixed(block)
+        if self._split.plain:
+            self._plain_gradient(last)
+        folded = Folded(stats, last.pull_gradient, last.push_gradient * valid[:, None])
+        folded.stats |= {
+            "pull": last.pull,
+            "push": (x * folded.push_gradient).sum(dim=1),
+            "active_positives": last.active_positives,
+            "active_negatives": last.active_negatives * valid,
+        }
+        folded.reference_pull, folded.reference_push = last.reference_pull, last.reference_push
+        folded.paths = self._taken
+        return folded
+
+    def _counts(self) -> dict[str, Tensor]:
+        positives = self._x.new_zeros(len(self._x))
+        negatives = self._x.new_full((len(self._x),), float(self._split.plain))
+        for block in self._split.mixed():
+            positives += block.positive.sum(dim=1)
+            negatives += block.negative.sum(dim=1)
+        return {"positives": positives, "negatives": negatives}
+
+    def _fold_plain(self, pushed: list[Statistic], values: dict[str, Tensor]) -> None:
+        """Past the plain references; ``values`` hold the mixed ones already and are raised."""
+        exponent = self._weighting.negative_exponent
+        first, self._passed = not self._passed, True
+        folding = _Folding(pushed, self._stats, values)
+        if self._records is not None:
+            for pairs in self._records:
+                folding.pairs(pairs)
+            return
+        sinks: list[Push] = [folding]
+        bound = self._weighting.negative_bound(self._stats)
+        probe = (
+            exponent(self._x.new_zeros(len(self._x), 1), columns(self._stats)) if first else None
+        )
+        if first and probe is not None and not self._reference_gradient:
+            known = [s for s in pushed if s.term == exponent]
+            sinks = [_Folding([s for s in pushed if s not in known], self._stats, values)]
+            softmax = RunningSoftmax(
+                self._weighting, self._stats, self._x, bound=bound is not None
             )
-        start += len(tile.embeddings)
-    last.folded.paths = chooser.taken
-    return last.finish(len(references))
+            self._pass([*sinks, softmax], bound)
+            for s in known:
+                values[s.name] = s.monoid.merge(values[s.name], softmax.log_sum())
+            self._softmax = softmax
+            return
+        rising = self._weighting.rising_bound(self._stats | values) if first else None
+        if rising is None or self._reference_gradient:
+            self._pass(sinks, bound)
+            return
+        records = _Records(self._weighting, self._stats, values, self._x)
+        self._pass([*sinks, records], None)
+        self._records = records.final()
+
+    def _plain_gradient(self, last: "_Last") -> None:
+        if self._softmax is not None:
+            factor = self._weighting.negative_log_factor(self._stats)
+            last.push_gradient += self._softmax.gradient(factor)
+            last.active_negatives += torch.where(factor > -torch.inf, self._softmax.active, 0.0)
+            return
+        weighted = Weighted(self._weighting, self._stats, self._x)
+        if self._reference_gradient:
+            weighted.reference = last.reference_push
+            weighted.reference_anchors = last.valid_anchors
+        if self._records is not None:
+            for pairs in self._records:
+                weighted.pairs(pairs)
+        else:
+            bound = self._weighting.negative_bound(self._stats)
+            self._pass([weighted], None if self._reference_gradient else bound)
+        last.push_gradient += weighted.gradient
+        last.active_negatives += weighted.active
+
+    def _pass(self, sinks: list[Push], bound: Bound) -> None:
+        plain = PlainSweep(self._split, bound=bound, path=self._path)
+        plain.run(sinks)
+        self._taken += plain.taken
 
 
-def _blocks(
-    anchors: Anchors, tile: Tile, rows: int
-) -> Iterator[tuple[slice, Float[Tensor, "B T"]]]:
-    """The similarities of a tile, block by block, in one buffer that is written again and again.
-
-    A tile is several blocks: labels and ids are looked up once for all of them.
-    """
-    x = anchors.embeddings
-    buffer = x.new_empty(len(x) * min(rows, len(tile.embeddings)))
-    for start in range(0, len(tile.embeddings), rows):
-        block = slice(start, min(start + rows, len(tile.embeddings)))
-        r = tile.embeddings[block].detach().to(x.dtype)
-        sim = buffer[: len(x) * len(r)].view(len(x), len(r))
-        yield block, torch.mm(x, r.T, out=sim)
+def _fold_mixed(statistic: Statistic, block: Mixed, known: Stats) -> Tensor:
+    mask = block.positive if statistic.side == "positive" else block.negative
+    term = statistic.term(block.sim, known)
+    return statistic.monoid.fold(torch.where(mask, term, statistic.monoid.identity))
 
 
-def _columns(stats: Stats) -> dict[str, Tensor]:
-    """(B,) as (B, 1), to stand beside blocks of similarities."""
-    return {name: value[:, None] for name, value in stats.items()}
-
-
-def _fold_stage(
-    anchors: Anchors,
-    references: References,
-    stage: tuple[Statistic, ...],
-    known: dict[str, Tensor],
-    *,
-    rows: int,
-) -> dict[str, Tensor]:
-    x = anchors.embeddings
-    folded = {s.name: x.new_full((len(x),), s.monoid.identity) for s in stage}
-    counts = {name: x.new_zeros(len(x)) for name in ("positives", "negatives")}
-    stats = _columns(known)
-    for tile in references.tiles(rows * _BLOCKS):
-        candidate = anchors.candidates(tile)
-        for block, sim in _blocks(anchors, tile, rows):
-            part = Tile(tile.embeddings[block], tile.labels[block], tile.ids[block])
-            pairs = compare(anchors, part, sim, candidate=candidate[block])
-            counts["positives"] += pairs.positives()
-            counts["negatives"] += pairs.negatives()
-            for statistic in stage:
-                term = fold_tile(statistic, pairs, stats)
-                folded[statistic.name] = statistic.monoid.merge(folded[statistic.name], term)
-    return counts | folded
-
-
-def fold_tile(statistic: Statistic, pairs: Comparison, stats: Stats) -> Float[Tensor, " B"]:
-    """One statistic over one tile. Overwrites ``pairs.sim`` where it holds no negatives."""
-    monoid = statistic.monoid
-    if statistic.side == "positive":
-        term = statistic.term(pairs.strip, stats)
-        return monoid.fold(torch.where(pairs.positive, term, monoid.identity))
-    return monoid.fold(pairs.fill_excluded(statistic.term(pairs.sim, stats), monoid.identity))
-
-
-class _Gradient:
-    """The last sweep: weights, their products with the references, and sums for the report."""
+class _Folding:
+    """Statistics of plain negatives, merged into ``values`` as they come."""
 
     def __init__(
-        self, anchors: Anchors, weighting: PairWeighting, counted: Stats, rows: int | None
+        self, statistics: list[Statistic], early: Stats, values: dict[str, Tensor]
     ) -> None:
-        x = anchors.embeddings
-        self._x, self._weighting, self._stats = x, weighting, _columns(counted)
-        self._valid: Bool[Tensor, "B 1"] | None = None
-        if weighting.needs_both:
-            both = (counted["positives"] > 0) & (counted["negatives"] > 0)
-            self._valid = both[:, None]
-        names = ("positives", "excluded", "active_positives", "active_negatives", "pull")
-        self._sums = {name: x.new_zeros(len(x)) for name in names}
-        self.folded = Folded(dict(counted), torch.zeros_like(x), torch.zeros_like(x))
-        if rows is not None:
-            self.folded.reference_pull = x.new_zeros(rows, x.shape[1])
-            self.folded.reference_push = x.new_zeros(rows, x.shape[1])
+        self._statistics, self._early, self._columns = statistics, early, columns(early)
+        self._values = values
 
-    def absorb(self, pairs: Comparison, place: Tensor | slice) -> None:
-        """Add some references, which stand at ``place`` among all of them."""
-        pull = self._weighting.positive(pairs.strip, self._stats)
-        pull = torch.where(pairs.positive, pull, 0.0)
-        push = pairs.fill_excluded(self._weighting.negative(pairs.sim, self._stats), 0.0)
-        if self._valid is not None:
-            pull, push = pull * self._valid, push * self._valid
-        references = pairs.references.detach().to(self._x.dtype)
-        self.folded.pull_gradient.addmm_(pull, references.index_select(0, pairs.columns))
-        self.folded.push_gradient.addmm_(push, references)
-        self._sums["pull"] += (pull * pairs.strip).sum(dim=1)
-        self._sums["positives"] += pairs.positives()
-        self._sums["excluded"] += pairs.excluded.sum(dim=1)
-        self._sums["active_positives"] += _nonzero(pull)
-        self._sums["active_negatives"] += _nonzero(push)
-        if self.folded.reference_pull is not None and self.folded.reference_push is not None:
-            rows = torch.arange(len(self.folded.reference_pull), device=self._x.device)[place]
-            self.folded.reference_pull.index_add_(0, rows[pairs.columns], pull.T @ self._x)
-            self.folded.reference_push.index_add_(0, rows, push.T @ self._x)
+    def block(self, block: Block) -> None:
+        for s in self._statistics:
+            term = s.term(block.sim, self._columns)
+            term = block.hide(term.clone() if term is block.sim else term, s.monoid.identity)
+            self._merge(s, s.monoid.fold(term))
 
-    def finish(self, rows: int) -> Folded:
-        """Name the sums; Σ w⁻ S = ⟨x, G⁻⟩ costs no pass of its own."""
-        sums = self._sums
-        excluded = sums.pop("excluded")
-        sums["negatives"] = rows - excluded
-        sums["push"] = (self._x * self.folded.push_gradient).sum(dim=1)
-        self.folded.stats |= sums
-        return self.folded
+    def pairs(self, pairs: Pairs) -> None:
+        for s in self._statistics:
+            term = s.term(pairs.sim, pairs.at_anchors(self._early))
+            rows = len(self._values[s.name])
+            self._merge(s, s.monoid.fold_pairs(term, pairs.anchor, rows))
+
+    def _merge(self, statistic: Statistic, result: Tensor) -> None:
+        name = statistic.name
+        self._values[name] = statistic.monoid.merge(self._values[name], result)
 
 
-def _nonzero(block: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:
-    return torch.ne(block, 0, out=torch.empty_like(block)).sum(dim=1)
+class _Records:
+    """Pairs above a rising bound when they were met; after the sweep those above the final one."""
 
+    def __init__(
+        self, weighting: PairWeighting, early: Stats, running: dict[str, Tensor], x: Tensor
+    ) -> None:
+        self._weighting, self._early, self._running, self._x = weighting, early, running, x
+        self._met: list[Pairs] | None = []
+        self._count = 0
 
-class _Chooser:
-    """Which columns of a tile the last sweep goes on with: those that pass the bound, or all."""
+    def block(self, block: Block) -> None:
+        if self._met is None:
+            return
+        passing = torch.empty(block.sim.shape, dtype=torch.bool, device=block.sim.device)
+        above(block.sim, self._bound()[:, None], out=passing)
+        flat = places_of(block.hide(passing, by=0.0))
+        self._count += len(flat)
+        if self._count > _RECORDS * len(self._x):
+            self._met = None
+            return
+        anchor = flat.div(passing.shape[1], rounding_mode="floor")
+        column = flat - anchor * passing.shape[1]
+        rows = block.references.index_select(0, column)
+        sim = block.sim.reshape(-1).index_select(0, flat)
+        self._met.append(Pairs(anchor, torch.arange(len(flat), device=flat.device), sim, rows))
 
-    def __init__(self, path: Path | None, bound: Tensor | float | None) -> None:
-        self._bound = bound
-        self._path: Path = "dense" if bound is None else path or "sparse"
-        self._forced = bound is None or path is not None
-        self.taken: list[Path] = []
+    def pairs(self, pairs: Pairs) -> None:
+        raise AssertionError("a rising bound is met on the dense path")
 
-    def columns(self, sim: Tensor, candidate: Tensor) -> Tensor | None:
-        probe = not self._forced and len(self.taken) % _PROBE_EVERY == 0
-        if self._path == "dense" and not probe:
-            self.taken.append("dense")
+    def final(self) -> list[Pairs] | None:
+        """What passes the final bound."""
+        if self._met is None:
             return None
-        keep = self._passing(sim).logical_or_(candidate)
-        columns = keep.nonzero().flatten()
-        if not self._forced:
-            share = len(columns) / max(sim.shape[1], 1)
-            self._path = "sparse" if share < _SPARSE_BELOW else "dense"
-        self.taken.append(self._path)
-        return columns if self._path == "sparse" else None
+        bound = self._bound()
+        kept: list[Pairs] = []
+        for pairs in self._met:
+            keep = places_of(pairs.sim > bound.index_select(0, pairs.anchor))
+            kept.append(pairs.rows(keep))
+        return kept
 
-    def _passing(self, sim: Tensor) -> Tensor:
-        assert self._bound is not None
-        if isinstance(self._bound, Tensor):
-            passing = torch.gt(sim, self._bound, out=torch.empty_like(sim))
-            return passing.amax(dim=0) > 0
-        return sim.amax(dim=0) > self._bound
+    def _bound(self) -> Tensor:
+        bound = self._weighting.rising_bound({**self._early, **self._running})
+        assert bound is not None
+        return bound
+
+
+class _Last:
+    """The gradient over mixed references, to which that over plain ones is added."""
+
+    def __init__(
+        self, weighting: PairWeighting, stats: Stats, x: Tensor, valid: Float[Tensor, " B"]
+    ) -> None:
+        self._weighting, self._columns, self._x, self._valid = weighting, columns(stats), x, valid
+        self.valid_anchors = x * valid[:, None]
+        self.pull_gradient, self.push_gradient = torch.zeros_like(x), torch.zeros_like(x)
+        names = ("pull", "active_positives", "active_negatives")
+        self.pull, self.active_positives, self.active_negatives = (
+            x.new_zeros(len(x)) for _ in names
+        )
+        self.reference_pull: Tensor | None = None
+        self.reference_push: Tensor | None = None
+
+    def mixed(self, block: Mixed) -> None:
+        """Weigh every pair."""
+        pull = self._weighting.positive(block.sim, self._columns)
+        pull = torch.where(block.positive, pull, 0.0) * self._valid[:, None]
+        push = self._weighting.negative(block.sim, self._columns)
+        push = torch.where(block.negative, push, 0.0)
+        self.pull_gradient.addmm_(pull, block.references)
+        self.push_gradient.addmm_(push, block.references)
+        self.pull += (pull * block.sim).sum(dim=1)
+        self.active_positives += (pull != 0).sum(dim=1)
+        self.active_negatives += (push != 0).sum(dim=1)
+        if self.reference_pull is not None and self.reference_push is not None:
+            self.reference_pull.index_add_(0, block.place, pull.T @ self._x)
+            self.reference_push.index_add_(0, block.place, push.T @ self.valid_anchors)

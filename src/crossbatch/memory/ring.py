@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Float, Int
+from crossbatch.codes import Codes, encode
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.references import Tile
 
@@ -66,6 +67,8 @@ class CrossBatchMemory(nn.Module):
         self.register_buffer("births", torch.zeros(capacity, dtype=torch.int64))
         self.register_buffer("enqueued_rows", torch.zeros((), dtype=torch.int64))
         self.register_buffer("enqueued_batches", torch.zeros((), dtype=torch.int64))
+        self._codes: Codes | None = None
+        self._coded: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """How many rows are filled."""
@@ -102,6 +105,7 @@ class CrossBatchMemory(nn.Module):
                     "Move the memory to the model's device once: memory.to(device).",
                 )
             )
+        fresh = self._coded == self._mark()
         kept = min(rows, self.capacity)
         first = int(self.enqueued_rows) + rows - kept
         place = torch.arange(first, first + kept, device=self.ids.device) % self.capacity
@@ -109,6 +113,10 @@ class CrossBatchMemory(nn.Module):
         self.labels[place] = labels[rows - kept :].to(self.labels)
         self.ids[place] = ids[rows - kept :].to(self.ids)
         self.births[place] = self.enqueued_batches
+        if self._codes is not None and fresh:
+            for part, rows_of in zip(self._codes, encode(self.embeddings[place]), strict=True):
+                part[place] = rows_of
+            self._coded = self._mark()
         self.enqueued_rows += rows
         self.enqueued_batches += 1
 
@@ -122,7 +130,26 @@ class CrossBatchMemory(nn.Module):
         filled = len(self)
         for start in range(0, filled, rows):
             part = slice(start, min(start + rows, filled))
-            yield Tile(self.embeddings[part], self.labels[part], self.ids[part])
+            coded = self._codes is not None and self._coded == self._mark()
+            codes = self._codes.rows(part) if self._codes is not None and coded else None
+            yield Tile(self.embeddings[part], self.labels[part], self.ids[part], codes)
+
+    def encode(self) -> None:
+        """Keep eight-bit codes beside the embeddings from now on (M · (D + 12) bytes).
+
+        The engine asks for them where they save time. They follow from the embeddings and are in
+        no checkpoint; whatever else writes to the embeddings makes them void.
+        """
+        if self.embeddings.is_inference():
+            return  # they tell nobody when they change
+        if self._codes is None or self._coded != self._mark():
+            self._codes = encode(self.embeddings)
+            self._coded = self._mark()
+
+    def _mark(self) -> tuple[int, int]:
+        """Changes whenever the stored embeddings do, whoever changed them."""
+        x = self.embeddings
+        return x.data_ptr(), -1 if x.is_inference() else x._version
 
     def contents(self) -> Tile:
         """A copy of every filled row, the oldest first."""

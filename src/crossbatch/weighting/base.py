@@ -55,17 +55,48 @@ class PairWeighting(ABC):
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:
         """w⁺, elementwise. The descent step pulls anchor and reference together where w⁺ > 0."""
 
-    @abstractmethod
     def negative(self, sim: Tensor, stats: Stats) -> Tensor:
-        """w⁻, elementwise. The descent step pushes anchor and reference apart where w⁻ > 0."""
+        """w⁻, elementwise. The descent step pushes anchor and reference apart where w⁻ > 0.
+
+        Finals define this or :meth:`negative_exponent`.
+        """
+        exponent = self.negative_exponent(sim, stats)
+        if exponent is None:
+            raise NotImplementedError(f"{type(self).__name__} has no negative weight function")
+        return (exponent + self.negative_log_factor(stats)).exp_()
 
     def negative_bound(self, stats: Stats) -> Tensor | float | None:
         """A similarity at or below which w⁻ is exactly zero, or None if there is no such bound.
 
-        With it the engine leaves out whole columns of references (see :mod:`crossbatch.engine`).
+        It may read the statistics of the stages before the last one that has negatives; below it
+        the negative terms of that last stage are identities, too. With it the engine leaves out
+        pairs, and with codes of the references even their similarities.
         """
         del stats
         return None
+
+    def rising_bound(self, stats: Stats) -> Tensor | None:
+        """A bound as :meth:`negative_bound` that reads the last stage with negatives, unfinished.
+
+        For statistics folded over some of the references only it lies at or below its final
+        value, as a running maximum does. So what fails it once needs not be looked at again.
+        """
+        del stats
+        return None
+
+    def negative_exponent(self, sim: Tensor, stats: Stats) -> Tensor | None:
+        """E of w⁻ = exp(E(S) + F), elementwise, where w⁻ has this form; else None.
+
+        E reads what :meth:`negative_bound` may read, and is −∞ where w⁻ vanishes. F, the
+        :meth:`negative_log_factor`, is one number for each anchor and reads everything. Then one
+        sweep takes statistics and gradient together, as a running softmax does.
+        """
+        del sim, stats
+        return None
+
+    def negative_log_factor(self, stats: Stats) -> Tensor:
+        """F of :meth:`negative_exponent`."""
+        raise NotImplementedError
 
     def value(self, stats: Stats) -> tuple[Tensor, Tensor] | None:
         """What each anchor's positives and its negatives add to the loss, two tensors (B,).

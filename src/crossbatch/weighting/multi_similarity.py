@@ -14,7 +14,8 @@ Mining keeps the pairs that are hard beside the other side's hardest pair:
 Dong, Scott, CVPR 2019), equations 10 to 13.
 
 Requires: positives and negatives for an anchor; one that lacks either is left out, as in the
-paper. Cost: three sweeps with mining (the extremes, the log-sums, the gradient), two without.
+paper. Cost: one sweep. The hardest positive is known before it, from the few positives, and
+negatives that it rules out are left out.
 
 Relations: α, β → ∞ keeps the hardest pair of each side, as :class:`HardestTriplet` does; each
 side is a binomial deviance whose pairs share one logarithm, so that they compete.
@@ -72,28 +73,29 @@ class MultiSimilarity(PairWeighting):
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # noqa: D102
-        sums = (
-            Statistic("log_positive", "positive", LOG_SUM_EXP, self._positive_exponent),
-            Statistic("log_negative", "negative", LOG_SUM_EXP, self._negative_exponent),
-        )
+        log_positive = Statistic("log_positive", "positive", LOG_SUM_EXP, self._positive_exponent)
+        log_negative = Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_exponent)
         if self.epsilon is None:
-            return (sums,)
-        extremes = (
-            Statistic("hardest_positive", "positive", MIN, similarity),
-            Statistic("hardest_negative", "negative", MAX, similarity),
-        )
-        return (extremes, sums)
+            return ((log_negative, log_positive),)
+        pulled = Statistic("hardest_positive", "positive", MIN, similarity)
+        pushed = Statistic("hardest_negative", "negative", MAX, self._mined)
+        return ((pulled,), (pushed, log_negative), (log_positive,))
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
         log_sum = torch.logaddexp(stats["log_positive"], torch.zeros_like(stats["log_positive"]))
         return torch.exp(self._positive_exponent(sim, stats) - log_sum)
 
-    def negative(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
-        log_sum = torch.logaddexp(stats["log_negative"], torch.zeros_like(stats["log_negative"]))
-        return torch.exp(self._negative_exponent(sim, stats) - log_sum)
-
     def negative_bound(self, stats: Stats) -> Tensor | None:  # noqa: D102
         return None if self.epsilon is None else stats["hardest_positive"] - self.epsilon
+
+    def negative_exponent(self, sim: Tensor, stats: Stats) -> Tensor:
+        """β(S − λ) on N', −∞ elsewhere."""
+        exponent = (sim - self.base).mul_(self.beta)
+        bound = self.negative_bound(stats)
+        return exponent if bound is None else exponent.masked_fill_(sim <= bound, -torch.inf)
+
+    def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
+        return -torch.logaddexp(stats["log_negative"], torch.zeros_like(stats["log_negative"]))
 
     def value(self, stats: Stats) -> tuple[Tensor, Tensor]:  # noqa: D102
         log_positive, log_negative = stats["log_positive"], stats["log_negative"]
@@ -110,9 +112,7 @@ class MultiSimilarity(PairWeighting):
             return exponent
         return exponent.masked_fill_(sim >= stats["hardest_negative"] + self.epsilon, -torch.inf)
 
-    def _negative_exponent(self, sim: Tensor, stats: Stats) -> Tensor:
-        """β(S − λ) on N', −∞ elsewhere."""
-        exponent = (sim - self.base).mul_(self.beta)
-        if self.epsilon is None:
-            return exponent
-        return exponent.masked_fill_(sim <= stats["hardest_positive"] - self.epsilon, -torch.inf)
+    def _mined(self, sim: Tensor, stats: Stats) -> Tensor:
+        """S on N', −∞ elsewhere: below the bound no positive is mined, either."""
+        bound = self.negative_bound(stats)
+        return sim if bound is None else sim.masked_fill(sim <= bound, -torch.inf)

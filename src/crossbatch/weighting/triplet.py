@@ -6,7 +6,8 @@ r"""Triplet loss on each anchor's hardest pair of either side.
 *In Defense of the Triplet Loss for Person Re-Identification* (Hermans, Beyer, Leibe, 2017),
 "batch hard", in similarities. Ties share the weight of one pair.
 
-Requires: positives and negatives for an anchor. Cost: two sweeps.
+Requires: positives and negatives for an anchor. Cost: one sweep; references that set a record for
+some anchor are put by, and looked at again.
 
 Relations: the limit of :class:`MultiSimilarity` for large α and β, with a hinge.
 """
@@ -46,15 +47,13 @@ class HardestTriplet(PairWeighting):
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # noqa: D102
-        extremes = (
-            Statistic("hardest_positive", "positive", MIN, similarity),
-            Statistic("hardest_negative", "negative", MAX, similarity),
-        )
+        pulled = (Statistic("hardest_positive", "positive", MIN, similarity),)
+        pushed = (Statistic("hardest_negative", "negative", MAX, similarity),)
         ties = (
             Statistic("tied_positives", "positive", SUM, _at("hardest_positive")),
             Statistic("tied_negatives", "negative", SUM, _at("hardest_negative")),
         )
-        return (extremes, ties)
+        return (pulled, pushed, ties)
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
         at = (sim == stats["hardest_positive"]) & self._violated(stats)
@@ -64,10 +63,10 @@ class HardestTriplet(PairWeighting):
         at = (sim == stats["hardest_negative"]) & self._violated(stats)
         return at / stats["tied_negatives"].clamp(min=1)
 
-    def negative_bound(self, stats: Stats) -> Tensor:  # noqa: D102
+    def rising_bound(self, stats: Stats) -> Tensor:  # noqa: D102
         hardest = stats["hardest_negative"]
         below = torch.nextafter(hardest, torch.full_like(hardest, -torch.inf))
-        return torch.where(self._violated(stats), below, torch.inf)
+        return torch.maximum(below, stats["hardest_positive"] - self.margin)
 
     def value(self, stats: Stats) -> tuple[Tensor, Tensor]:  # noqa: D102
         violated = self._violated(stats)

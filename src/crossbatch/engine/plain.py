@@ -1,0 +1,228 @@
+r"""The long way past the plain references, block by block, by the cheapest path that is exact.
+
+    dense      S = A Rᵀ; every pair is handed on.
+    sparse     S = A Rᵀ; pairs above the weighting's bound are handed on.
+    screened   8-bit S̃ ≥ S (see :mod:`crossbatch.codes`); S itself only where S̃ passes the bound.
+
+Which pairs have a weight is the same on each path. It is chosen tile by tile, from the share of
+pairs above the bound among the first few references of the tile. A block of similarities fits half
+of a second-level cache; a tile is several blocks, whose surviving pairs are handed on together.
+
+On a CPU numpy compares and searches three times faster than torch; hence its use below.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossbatch._shapes import Float
+from crossbatch.codes import ROUNDING, Codes, encode
+from crossbatch.engine.pairs import Split, above, as_tensor, places_of
+from crossbatch.engine.push import Block, Pairs, Push
+from crossbatch.references import Encodable, Tile
+
+Path = Literal["dense", "sparse", "screened"]
+Bound = Tensor | float | None
+
+_SCREENED_BELOW = 0.05  # share of pairs above the bound
+_SPARSE_BELOW = 0.12
+_PROBE = 256  # references that tell the share
+_WORTH_CODES = 4096  # references
+_GATHERED = 1 << 19  # numbers gathered at a time for exact similarities
+
+
+class PlainSweep:
+    """One way past all plain references.
+
+    Args:
+        split: Anchors and references.
+        bound: Pairs at or below it have no weight and no term: a number, one for each anchor
+            (B,), or None.
+        path: Forces a path; None chooses.
+    """
+
+    def __init__(self, split: Split, *, bound: Bound, path: Path | None) -> None:
+        self._split, self._bound = split, bound
+        self._forced: Path | None = "dense" if bound is None else path
+        x = split.anchors.embeddings
+        self._x = x
+        self._cpu = x.device.type == "cpu"
+        self._codes: Codes | None = None
+        self._sims, self._flags = [x.new_empty(0)], [x.new_empty(0, dtype=torch.bool)]
+        self._products = [x.new_empty(0, dtype=torch.int32)]
+        self.taken: list[Path] = []
+
+    def run(self, sinks: Sequence[Push]) -> None:
+        """Hand every plain pair, or every one above the bound, to each of the sinks."""
+        if self._forced == "screened" and isinstance(self._split.references, Encodable):
+            self._split.references.encode()
+        for start, tile, mixed in self._split.plain_tiles():
+            path = self._choose(tile)
+            self.taken.append(path)
+            if path == "dense":
+                self._dense(start, tile, mixed, sinks)
+                continue
+            pairs = (self._screened if path == "screened" else self._sparse)(tile, mixed)
+            for sink in sinks:
+                sink.pairs(pairs)
+
+    def _choose(self, tile: Tile) -> Path:
+        path = self._forced
+        if path is None:
+            path = self._cheapest(tile)
+        if path == "screened" and not (self._cpu and self._encoded(tile)):
+            return "sparse"
+        return path
+
+    def _cheapest(self, tile: Tile) -> Path:
+        if not self._cpu:
+            return "dense"  # looking for pairs would wait for the device
+        few = tile.embeddings[:_PROBE].detach().to(self._x.dtype)
+        share = float((self._x @ few.T > self._row_bound()).float().mean())
+        if share < _SCREENED_BELOW and self._x.dtype == torch.float32:
+            return "screened"
+        return "sparse" if share < _SPARSE_BELOW else "dense"
+
+    def _encoded(self, tile: Tile) -> bool:
+        """Whether there are codes; asks for them for the tiles to come."""
+        if tile.codes is None:
+            references = self._split.references
+            if isinstance(references, Encodable) and len(references) >= _WORTH_CODES:
+                references.encode()
+        return tile.codes is not None
+
+    def _row_bound(self) -> Tensor | float:
+        assert self._bound is not None
+        return self._bound[:, None] if isinstance(self._bound, Tensor) else self._bound
+
+    def _blocks(self, tile: Tile) -> list[slice]:
+        count, rows = len(tile.labels), self._split.rows
+        return [slice(a, min(a + rows, count)) for a in range(0, count, rows)]
+
+    def _dense(self, start: int, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
+        for part in self._blocks(tile):
+            references = tile.embeddings[part].detach().to(self._x.dtype)
+            sim = torch.mm(
+                self._x, references.T, out=_reuse(self._sims, (len(self._x), len(references)))
+            )
+            first, last = np.searchsorted(mixed, (part.start, part.stop))
+            hidden = as_tensor(mixed[first:last] - part.start).to(self._x.device)
+            place = slice(start + part.start, start + part.stop)
+            block = Block(sim, hidden, references, place)
+            for sink in sinks:
+                sink.block(block)
+
+    def _sparse(self, tile: Tile, mixed: np.ndarray) -> Pairs:
+        shape = len(self._x), len(tile.labels)
+        sim, passing = _reuse(self._sims, shape), _reuse(self._flags, shape)
+        bound = self._row_bound()
+        for part in self._blocks(tile):
+            references = tile.embeddings[part].detach().to(self._x.dtype)
+            torch.mm(self._x, references.T, out=sim[:, part])
+            above(sim[:, part], bound, out=passing[:, part])
+        anchor, column, flat = _coordinates(passing, mixed)
+        return Pairs(anchor, column, sim.view(-1).index_select(0, flat), tile.embeddings)
+
+    def _screened(self, tile: Tile, mixed: np.ndarray) -> Pairs:
+        assert tile.codes is not None
+        if self._codes is None:
+            self._codes = encode(self._x, shared_scale=True)
+        a, codes, count = self._codes, tile.codes, len(tile.labels)
+        scale = a.scale[0] * codes.scale
+        residual, reach = a.residual.amax(), (a.norm + a.residual).amax()
+        error = reach * codes.residual + (residual + ROUNDING * reach) * codes.norm
+        least = _least_product(self._bound, scale, error)
+        passing = _reuse(self._flags, (len(self._x), count))
+        for part in self._blocks(tile):
+            shape = len(self._x), part.stop - part.start
+            product = _reuse(self._products, shape)
+            torch._int_mm(a.values, codes.values[part].T, out=product)  # pyright: ignore
+            if least is not None:
+                np.greater(product.numpy(), least[part], out=passing[:, part].numpy())
+                continue
+            estimate = torch.mul(product, scale[part], out=_reuse(self._sims, shape))
+            bound = self._row_bound() - error[part].amax()
+            above(estimate, bound, out=passing[:, part])
+        anchor, column, _ = _coordinates(passing, mixed)
+        sim = _similarities(self._x, anchor, tile.embeddings, column)
+        return Pairs(anchor, column, sim, tile.embeddings)
+
+
+def _reuse(room: list[Tensor], shape: tuple[int, int]) -> Tensor:
+    """A matrix in memory that was used before: fresh memory costs a page fault per 4 kB."""
+    size = shape[0] * shape[1]
+    if room[0].numel() < size:
+        room[0] = room[0].new_empty(size)
+    return room[0][:size].view(shape)
+
+
+def _least_product(bound: Bound, scale: Tensor, error: Tensor) -> np.ndarray | None:
+    """For one bound for all: the integer product above which a pair with a column may pass."""
+    if isinstance(bound, Tensor) or bound is None:
+        return None
+    limit = 2.0**31 - 128  # what float32 and int32 both hold
+    least = ((bound - error) / scale).floor_().clamp_(-limit, limit)
+    return least.to(torch.int32).numpy()
+
+
+def _coordinates(passing: Tensor, mixed: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchor, column and flat place of the pairs that pass, without mixed references."""
+    if len(mixed):
+        passing.index_fill_(1, as_tensor(mixed).to(passing.device), False)
+    flat = places_of(passing)
+    anchor = flat.div(passing.shape[1], rounding_mode="floor")
+    return anchor, flat - anchor * passing.shape[1], flat
+
+
+def _similarities(
+    x: Float[Tensor, "B D"], anchor: Tensor, references: Tensor, column: Tensor
+) -> Float[Tensor, " n"]:
+    """⟨a_i, r_j⟩ of a list of pairs, ascending by anchor."""
+    if len(anchor) and references.dtype == x.dtype and _samples():
+        starts = torch.searchsorted(anchor, torch.arange(len(x) + 1))
+        pattern = torch.sparse_csr_tensor(  # pyright: ignore
+            starts,
+            column,
+            torch.zeros_like(column, dtype=x.dtype),
+            (len(x), len(references)),
+            check_invariants=False,
+        )
+        return _sampled(pattern, x, references.detach().T).values()
+    return _gathered_similarities(x, anchor, references, column)
+
+
+def _gathered_similarities(
+    x: Float[Tensor, "B D"], anchor: Tensor, references: Tensor, column: Tensor
+) -> Float[Tensor, " n"]:
+    """The same, four times slower, on every machine and for every precision."""
+    sim = x.new_empty(len(anchor))
+    step = max(_GATHERED // x.shape[1], 1)
+    for start in range(0, len(anchor), step):
+        part = slice(start, start + step)
+        rows = references.index_select(0, column[part]).to(x.dtype)
+        torch.sum(rows.mul_(x.index_select(0, anchor[part])), dim=1, out=sim[part])
+    return sim
+
+
+def _sampled(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The entries of a product that a sparse matrix has."""
+    take = cast(Callable[..., Tensor], torch.sparse.sampled_addmm)  # pyright: ignore
+    return take(pattern, left, right, beta=0.0)
+
+
+@functools.cache
+def _samples() -> bool:
+    """Whether this build of torch takes single entries of a product."""
+    one = torch.ones(1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sparse tensors are young, said once
+        try:
+            pattern = one.to_sparse_csr()
+            return float(_sampled(pattern, one, one).values()) == 1
+        except RuntimeError:
+            return False

@@ -1,0 +1,174 @@
+r"""What plain references add to the gradient of the negatives, G⁻_i = Σ_j w⁻_ij r_j.
+
+Two ways to take it: with weights that are known (:class:`Weighted`), or, where w⁻ = exp(E + F) and
+F is not known before the sweep ends, as a running softmax (:class:`RunningSoftmax`):
+
+    m' = max(m, max E),   Z' = e^{m − m'} Z + Σ e^{E − m'},   G' = e^{m − m'} G + Σ e^{E − m'} r,
+
+and in the end log Σ e^E = m + log Z and G⁻ = e^{m + F} G. Both accept whole blocks and lists of
+pairs, ascending by anchor; ``embedding_bag`` sums weighted rows without gathering them.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossbatch._shapes import Float, Int, Shaped
+from crossbatch.weighting import PairWeighting
+from crossbatch.weighting.statistics import Stats
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n pairs, ascending by anchor: which anchor, which of the references, how similar."""
+
+    anchor: Int[Tensor, " n"]
+    column: Int[Tensor, " n"]
+    sim: Float[Tensor, " n"]
+    references: Float[Tensor, "T D"]
+
+    def rows(self, keep: Int[Tensor, " k"]) -> "Pairs":
+        """Some of them."""
+        anchor, column = self.anchor.index_select(0, keep), self.column.index_select(0, keep)
+        return Pairs(anchor, column, self.sim.index_select(0, keep), self.references)
+
+    def at_anchors(self, stats: Stats) -> dict[str, Tensor]:
+        """Statistics of each pair's anchor."""
+        return {name: value.index_select(0, self.anchor) for name, value in stats.items()}
+
+    def weighted_sum(self, weights: Float[Tensor, " n"], anchors: int) -> Float[Tensor, "B D"]:
+        """Σ_j w_ij r_j."""
+        table, column = self.references, self.column
+        if table.dtype != weights.dtype:
+            table = table.index_select(0, column).to(weights.dtype)
+            column = torch.arange(len(column), device=column.device)
+        starts = torch.searchsorted(self.anchor, torch.arange(anchors, device=self.anchor.device))
+        return F.embedding_bag(
+            column, table, starts, mode="sum", per_sample_weights=weights.contiguous()
+        )
+
+
+@dataclass(frozen=True)
+class Block:
+    """All anchors beside T references in a row; ``hidden`` are those that are mixed."""
+
+    sim: Float[Tensor, "B T"]
+    hidden: Int[Tensor, " H"]
+    references: Float[Tensor, "T D"]
+    place: slice
+
+    def hide(self, values: Shaped[Tensor, "B T"], by: float) -> Shaped[Tensor, "B T"]:
+        """Overwrite what belongs to mixed references."""
+        return values.index_fill_(1, self.hidden, by) if len(self.hidden) else values
+
+
+@runtime_checkable
+class Push(Protocol):
+    """Takes in plain negatives."""
+
+    def block(self, block: Block) -> None:
+        """A whole block."""
+        ...
+
+    def pairs(self, pairs: Pairs) -> None:
+        """Some pairs; all others that stood beside them have no weight."""
+        ...
+
+
+def columns(stats: Stats) -> dict[str, Tensor]:
+    """(B, …) as (B, 1, …), to stand beside blocks of similarities."""
+    return {name: value[:, None] for name, value in stats.items()}
+
+
+class Weighted:
+    """Weights that are known."""
+
+    def __init__(self, weighting: PairWeighting, stats: Stats, x: Tensor) -> None:
+        self._weighting, self._stats, self._columns = weighting, stats, columns(stats)
+        self._x = x
+        self.gradient = torch.zeros_like(x)
+        self.active = x.new_zeros(len(x))
+        self.reference: Tensor | None = None  # where the gradient of the references goes, (M, D)
+        self.reference_anchors = x
+
+    def block(self, block: Block) -> None:
+        """Weigh every pair."""
+        weights = self._weighting.negative(block.sim, self._columns)
+        weights = block.hide(weights if weights is not block.sim else weights.clone(), 0.0)
+        self.gradient.addmm_(weights, block.references)
+        self.active += _count(weights)
+        if self.reference is not None:
+            self.reference[block.place].addmm_(weights.T, self.reference_anchors)
+
+    def pairs(self, pairs: Pairs) -> None:
+        """Weigh some pairs."""
+        weights = self._weighting.negative(pairs.sim, pairs.at_anchors(self._stats))
+        self.gradient += pairs.weighted_sum(weights, len(self._x))
+        self.active.index_add_(0, pairs.anchor, (weights != 0).to(weights.dtype))
+
+
+class RunningSoftmax:
+    """Weights exp(E + F) with F to come."""
+
+    def __init__(self, weighting: PairWeighting, early: Stats, x: Tensor, *, bound: bool) -> None:
+        self._weighting, self._stats, self._columns = weighting, early, columns(early)
+        self._bounded = bound
+        self.active = x.new_zeros(len(x))
+        self._top: Tensor = x.new_full((len(x),), -torch.inf)
+        self._sum: Tensor = x.new_zeros(len(x))
+        self._gradient: Tensor = torch.zeros_like(x)
+
+    def block(self, block: Block) -> None:
+        """Take in every pair."""
+        exponent = _not_none(self._weighting.negative_exponent(block.sim, self._columns))
+        exponent = block.hide(exponent, -torch.inf)
+        top = self._rise(exponent.amax(dim=1))
+        if self._bounded:
+            self.active += _count(exponent, other_than=-torch.inf)
+        else:
+            self.active += exponent.shape[1] - len(block.hidden)
+        terms = exponent.sub_(top[:, None]).exp_()
+        self._sum += terms.sum(dim=1)
+        self._gradient.addmm_(terms, block.references)
+
+    def pairs(self, pairs: Pairs) -> None:
+        """Take in some pairs."""
+        stats = pairs.at_anchors(self._stats)
+        exponent = _not_none(self._weighting.negative_exponent(pairs.sim, stats))
+        highest = torch.full_like(self._top, -torch.inf)
+        top = self._rise(highest.scatter_reduce_(0, pairs.anchor, exponent, "amax"))
+        self.active.index_add_(0, pairs.anchor, (exponent > -torch.inf).to(exponent.dtype))
+        terms = exponent.sub_(top.index_select(0, pairs.anchor)).exp_()
+        self._sum.index_add_(0, pairs.anchor, terms)
+        self._gradient += pairs.weighted_sum(terms, len(top))
+
+    def log_sum(self) -> Float[Tensor, " B"]:
+        """The logarithm of Σ e^E over what was taken in."""
+        return self._top + self._sum.log()
+
+    def gradient(self, log_factor: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """G⁻, once F is known."""
+        scale = torch.where(self._sum > 0, (self._top + log_factor).exp(), 0.0)
+        return self._gradient * scale[:, None]
+
+    def _rise(self, top: Tensor) -> Tensor:
+        """Raise the running maximum; what to subtract from exponents (0 where all are −∞)."""
+        top = torch.maximum(self._top, top)
+        shift = torch.where(top.isfinite(), top, 0.0)
+        shrink = (self._top - shift).exp_()
+        self._sum *= shrink
+        self._gradient *= shrink[:, None]
+        self._top = top
+        return shift
+
+
+def _count(block: Tensor, other_than: float = 0.0) -> Float[Tensor, " B"]:
+    return torch.ne(block, other_than, out=torch.empty_like(block)).sum(dim=1)
+
+
+def _not_none(exponent: Tensor | None) -> Tensor:
+    assert exponent is not None
+    return exponent

@@ -1,0 +1,52 @@
+"""Eight-bit codes: the bound is a bound, and exact similarities are the same two ways."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossbatch.codes import ROUNDING, encode
+from crossbatch.engine import plain
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    dim=st.integers(1, 70),
+    spread=st.sampled_from([1e-6, 1.0, 30.0]),
+)
+def test_no_similarity_exceeds_its_bound(seed, dim, spread):
+    g = torch.Generator().manual_seed(seed)
+    a = torch.randn(9, dim, generator=g) * torch.rand(9, 1, generator=g) * spread
+    r = torch.randn(40, dim, generator=g) ** 3 * spread
+    r[3] = 0
+    x, codes = encode(a, shared_scale=True), encode(r)
+    product = x.values.double() @ codes.values.double().T
+    reach = (x.norm + x.residual).amax()
+    error = reach * codes.residual + (x.residual.amax() + ROUNDING * reach) * codes.norm
+    bound = product * x.scale[:, None].double() * codes.scale + error
+    assert (a.double() @ r.double().T <= bound).all()
+
+
+def test_codes_are_as_near_as_eight_bits_allow():
+    r = torch.randn(50, 64)
+    codes = encode(r)
+    assert codes.values.abs().amax() == 127
+    near = codes.values * codes.scale[:, None]
+    assert (near - r).abs().amax() <= codes.scale.amax() / 2 + 1e-6
+    torch.testing.assert_close(codes.residual, (near - r).norm(dim=1))
+    torch.testing.assert_close(codes.norm, r.norm(dim=1))
+
+
+def test_many_rows_are_encoded_in_parts():
+    r = torch.randn(20_000, 3)
+    for whole, part in zip(encode(r), encode(r[17_000:]), strict=True):
+        assert torch.equal(whole[17_000:], part)
+
+
+def test_single_similarities_are_taken_alike_two_ways():
+    x, r = torch.randn(6, 33), torch.randn(50, 33)
+    anchor, column = (torch.rand(6, 50) < 0.2).nonzero().unbind(1)
+    for take in (plain._similarities, plain._gathered_similarities):
+        torch.testing.assert_close(take(x, anchor, r, column), (x @ r.T)[anchor, column])
+    none = torch.zeros(0, dtype=torch.int64)
+    assert plain._similarities(x, none, r, none).shape == (0,)
