@@ -25,9 +25,9 @@ class Problem:
         return xb.Batch(self.r, self.ref_labels, self.ref_ids)
 
 
-def problem(seed=0, anchors=7, references=41, dim=5, classes=6, dtype=torch.float64):
+def problem(seed=0, anchors=7, references=41, dim=5, classes=6, dtype=torch.float64, twin=True):
     """Classes cluster, so that all regimes of similarity occur. Some references are copies of
-    anchors (same id), some are duplicates of them (same embedding, other id)."""
+    anchors (same id), and with ``twin`` one is a duplicate (same embedding, other id)."""
     g = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, dim, generator=g, dtype=torch.float64)
 
@@ -42,6 +42,7 @@ def problem(seed=0, anchors=7, references=41, dim=5, classes=6, dtype=torch.floa
     ref_ids = torch.arange(100, 100 + references)
     if references > 4 and anchors > 2:
         r[1], ref_labels[1], ref_ids[1] = a[0], labels[0], ids[0]  # the anchor's own older copy
-        r[3], ref_labels[3] = a[2], labels[2]  # a true duplicate: another id
+        if twin:
+            r[3], ref_labels[3] = a[2], labels[2]  # a true duplicate: another id
     # label values are arbitrary integers: 0 and negatives are ordinary
     return Problem(a.to(dtype), labels - 2, ids, r.to(dtype), ref_labels - 2, ref_ids)

@@ -1,5 +1,7 @@
 """Checks of tensors that come from outside. Each error names the place, the want and the find."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,14 @@ def check_integers(values: Tensor, *, name: str, rows: int, where: str) -> None:
     if values.shape != (rows,):
         raise CrossbatchError(
             expected(want, f"shape {tuple(values.shape)}", f"Give one of `{name}` per embedding.")
+        )
+
+
+def check_above(value: float, low: float, *, name: str, where: str) -> None:
+    """Raise unless ``value > low`` and it is finite."""
+    if not low < value < math.inf:
+        raise CrossbatchError(
+            expected(f"`{name}` of {where} above {low:g}", value, "Choose a larger number.")
         )
 
 

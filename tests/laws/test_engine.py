@@ -9,7 +9,7 @@ import crossbatch as xb
 from crossbatch.engine import Tiling
 from tests import naive
 from tests.generators import problem
-from tests.tables import REDUCTIONS, WEIGHTINGS
+from tests.tables import REDUCTIONS, SINGULAR_AT_ONE, WEIGHTINGS
 
 weightings = pytest.mark.parametrize("w", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 reductions = pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -35,7 +35,7 @@ def run(w, p, reduction="sum_per_anchor", **tiling):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_gradient_is_that_of_the_dense_definition(w, reduction, seed):
-    p = problem(seed)
+    p = problem(seed, twin=type(w) not in SINGULAR_AT_ONE)
     a = p.a.clone().requires_grad_()
     value = naive.loss(w, a, p.labels, p.ids, p.r, p.ref_labels, p.ref_ids, reduction)
     value.backward()
@@ -86,7 +86,8 @@ def test_any_tile_and_any_path(w, seed, rows, path):
 )
 def test_a_memory_with_codes_on_any_path(w, seed, rows, path, dtype):
     """Many classes, so that most references are plain."""
-    p = problem(seed, references=90, classes=60, dtype=dtype)
+    twin = type(w) not in SINGULAR_AT_ONE
+    p = problem(seed, references=90, classes=60, dtype=dtype, twin=twin)
     memory = xb.CrossBatchMemory(90, p.a.shape[1], dtype=dtype)
     memory.enqueue(p.r, p.ref_labels, p.ref_ids)
     whole, expected = run(w, p, rows=1000, path="dense")

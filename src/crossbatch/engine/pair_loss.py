@@ -7,6 +7,7 @@ Two reductions are named:
 - ``sum_per_anchor``: s⁺ = s⁻ = 1/B. The paper's. The scale grows with the number of references.
 - ``mean_over_active_pairs``: s⁺ = 1/N⁺, s⁻ = 1/N⁻, the numbers of pairs with a weight other than
   zero in all rows. The scale does not grow with the memory. The counts are taken as constants.
+  Where the sides are one loss (``weighting.coupled``), both are 1/(number of active anchors).
 """
 
 from collections.abc import Callable
@@ -169,6 +170,9 @@ def _reduce(
     positive, negative = _value(weighting, folded)
     if reduction == "sum_per_anchor":
         scale_positive = scale_negative = positive.new_tensor(1.0 / len(positive))
+    elif weighting.coupled:
+        active = (stats["active_positives"] + stats["active_negatives"]) > 0
+        scale_positive = scale_negative = 1.0 / active.sum().clamp(min=1).to(positive.dtype)
     else:
         scale_positive = 1.0 / stats["active_positives"].sum().clamp(min=1)
         scale_negative = 1.0 / stats["active_negatives"].sum().clamp(min=1)

@@ -118,7 +118,7 @@ class _Sweep:
         if self._split.plain:
             self._plain_gradient(last)
         folded = Folded(stats, last.pull_gradient, last.push_gradient * valid[:, None])
-        folded.stats |= {
+        folded.stats |= last.report | {
             "pull": last.pull,
             "push": (x * folded.push_gradient).sum(dim=1),
             "active_positives": last.active_positives,
@@ -146,7 +146,7 @@ class _Sweep:
                 folding.pairs(pairs)
             return
         sinks: list[Push] = [folding]
-        bound = self._weighting.negative_bound(self._stats)
+        bound = self._bound(pushed)
         probe = (
             exponent(self._x.new_zeros(len(self._x), 1), columns(self._stats)) if first else None
         )
@@ -171,22 +171,32 @@ class _Sweep:
 
     def _plain_gradient(self, last: "_Last") -> None:
         if self._softmax is not None:
+            assert not any(s.side == "negative" for s in self._weighting.report)
             factor = self._weighting.negative_log_factor(self._stats)
             last.push_gradient += self._softmax.gradient(factor)
             last.active_negatives += torch.where(factor > -torch.inf, self._softmax.active, 0.0)
             return
+        pushed = [s for s in self._weighting.report if s.side == "negative"]
+        folding = _Folding(pushed, self._stats, last.report)
         weighted = Weighted(self._weighting, self._stats, self._x)
         if self._reference_gradient:
             weighted.reference = last.reference_push
             weighted.reference_anchors = last.valid_anchors
         if self._records is not None:
             for pairs in self._records:
+                folding.pairs(pairs)
                 weighted.pairs(pairs)
         else:
-            bound = self._weighting.negative_bound(self._stats)
-            self._pass([weighted], None if self._reference_gradient else bound)
+            bound = self._bound(pushed)
+            self._pass([folding, weighted], None if self._reference_gradient else bound)
         last.push_gradient += weighted.gradient
         last.active_negatives += weighted.active
+
+    def _bound(self, pushed: list[Statistic]) -> Bound:
+        """Where pairs have neither a weight nor a term."""
+        if not all(s.bounded for s in pushed):
+            return None
+        return self._weighting.negative_bound(self._stats)
 
     def _pass(self, sinks: list[Push], bound: Bound) -> None:
         plain = PlainSweep(self._split, bound=bound, path=self._path)
@@ -280,6 +290,7 @@ class _Last:
     ) -> None:
         self._weighting, self._columns, self._x, self._valid = weighting, columns(stats), x, valid
         self.valid_anchors = x * valid[:, None]
+        self.report = {s.name: s.monoid.empty(len(x), x) for s in weighting.report}
         self.pull_gradient, self.push_gradient = torch.zeros_like(x), torch.zeros_like(x)
         names = ("pull", "active_positives", "active_negatives")
         self.pull, self.active_positives, self.active_negatives = (
@@ -290,6 +301,9 @@ class _Last:
 
     def mixed(self, block: Mixed) -> None:
         """Weigh every pair."""
+        for s in self._weighting.report:
+            term = _fold_mixed(s, block, self._columns)
+            self.report[s.name] = s.monoid.merge(self.report[s.name], term)
         pull = self._weighting.positive(block.sim, self._columns)
         pull = torch.where(block.positive, pull, 0.0) * self._valid[:, None]
         push = self._weighting.negative(block.sim, self._columns)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from crossbatch.errors import CrossbatchError, expected
+from crossbatch.weighting.curves import Curve
 from crossbatch.weighting.statistics import Statistic, Stats
 
 Stage = tuple[Statistic, ...]
@@ -32,10 +33,12 @@ class PairWeighting(ABC):
     """The two weight functions of a pair loss. Finals are frozen dataclasses: values, not modules.
 
     The statistics that ``positive``, ``negative`` and ``value`` receive broadcast with the
-    similarities. Beside those of the weighting's own stages, ``value`` finds the sums that the
-    engine takes while it goes along:
+    similarities. Beside those of the weighting's own stages, all find
 
     - ``positives``, ``negatives``: how many pairs the anchor has,
+
+    and ``value`` the sums that the engine takes while it goes along:
+
     - ``active_positives``, ``active_negatives``: how many of them have a weight other than zero,
     - ``pull`` = Σ w⁺ S and ``push`` = Σ w⁻ S.
     """
@@ -46,9 +49,21 @@ class PairWeighting(ABC):
     needs_both: ClassVar[bool] = False
     """Whether an anchor that lacks positives or negatives is left out altogether."""
 
+    coupled: ClassVar[bool] = False
+    """Whether both sides are one loss of the anchor, to be reduced by one number: the reduction
+    ``mean_over_active_pairs`` is then the mean over anchors that have any active pair."""
+
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Statistics in the order in which they must be known; one sweep per stage."""
+        """Statistics in the order in which they must be known.
+
+        The numbers of pairs, ``positives`` and ``negatives``, are known before the first.
+        """
+        return ()
+
+    @property
+    def report(self) -> Stage:
+        """Statistics that only :meth:`value` reads; they are folded along with the gradient."""
         return ()
 
     @abstractmethod
@@ -68,15 +83,14 @@ class PairWeighting(ABC):
     def negative_bound(self, stats: Stats) -> Tensor | float | None:
         """A similarity at or below which w⁻ is exactly zero, or None if there is no such bound.
 
-        It may read the statistics of the stages before the last one that has negatives; below it
-        the negative terms of that last stage are identities, too. With it the engine leaves out
-        pairs, and with codes of the references even their similarities.
+        It may read the statistics of stages before the first that has negatives. With it the
+        engine leaves out pairs, and with codes of the references even their similarities.
         """
         del stats
         return None
 
     def rising_bound(self, stats: Stats) -> Tensor | None:
-        """A bound as :meth:`negative_bound` that reads the last stage with negatives, unfinished.
+        """A bound as :meth:`negative_bound` that reads the first stage with negatives, unfinished.
 
         For statistics folded over some of the references only it lies at or below its final
         value, as a running maximum does. So what fails it once needs not be looked at again.
@@ -105,6 +119,11 @@ class PairWeighting(ABC):
         """
         del stats
         return None
+
+    def at(self, step: int) -> "PairWeighting":
+        """The weighting of a training step: itself, unless it is scheduled."""
+        del step
+        return self
 
     def weights(self, sim: Tensor, stats: Stats) -> tuple[Tensor, Tensor]:
         """Both weight functions at once, to look at them.
@@ -137,6 +156,11 @@ class Assigned(PairWeighting):
     def negative(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
         del stats
         return _elementwise(self.negative_weight, sim, "negative")
+
+    def negative_bound(self, stats: Stats) -> float | None:  # noqa: D102
+        del stats
+        weight = self.negative_weight
+        return weight.least() if isinstance(weight, Curve) else None
 
 
 def from_functions(positive: Weight, negative: Weight) -> PairWeighting:

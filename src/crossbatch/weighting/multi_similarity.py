@@ -27,8 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crossbatch._check import check_between
-from crossbatch.errors import CrossbatchError, expected
+from crossbatch._check import check_above, check_between
 from crossbatch.weighting.base import PairWeighting, Stage
 from crossbatch.weighting.statistics import LOG_SUM_EXP, MAX, MIN, Statistic, Stats, similarity
 
@@ -60,25 +59,21 @@ class MultiSimilarity(PairWeighting):
 
     def __post_init__(self) -> None:
         check_between(self.base, -1.0, 1.0, name="base", where="MultiSimilarity")
-        positive = {"alpha": self.alpha, "beta": self.beta}
-        for name, sharpness in positive.items():
-            if not sharpness > 0:
-                raise CrossbatchError(
-                    expected(
-                        f"`{name}` of MultiSimilarity above 0", sharpness, "Use α = 2, β = 40."
-                    )
-                )
+        check_above(self.alpha, 0.0, name="alpha", where="MultiSimilarity")
+        check_above(self.beta, 0.0, name="beta", where="MultiSimilarity")
         if self.epsilon is not None:
             check_between(self.epsilon, 0.0, 2.0, name="epsilon", where="MultiSimilarity")
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # noqa: D102
         log_positive = Statistic("log_positive", "positive", LOG_SUM_EXP, self._positive_exponent)
-        log_negative = Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_exponent)
+        log_negative = Statistic(
+            "log_negative", "negative", LOG_SUM_EXP, self.negative_exponent, bounded=True
+        )
         if self.epsilon is None:
             return ((log_negative, log_positive),)
         pulled = Statistic("hardest_positive", "positive", MIN, similarity)
-        pushed = Statistic("hardest_negative", "negative", MAX, self._mined)
+        pushed = Statistic("hardest_negative", "negative", MAX, self._mined, bounded=True)
         return ((pulled,), (pushed, log_negative), (log_positive,))
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102

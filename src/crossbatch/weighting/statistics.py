@@ -104,6 +104,34 @@ def histogram(bins: int) -> Monoid:
     return Monoid(math.inf, fold, torch.add, fold_pairs, 0.0, bins)
 
 
+def top(count: int) -> Monoid:
+    """The ``count`` largest terms, descending; −∞ where there are fewer."""
+
+    def fold(block: Tensor) -> Tensor:
+        padding = block.new_full((len(block), count), -math.inf)
+        return torch.cat([block, padding], dim=1).topk(count, dim=1).values
+
+    def fold_pairs(terms: Tensor, anchors: Tensor, rows: int) -> Tensor:
+        order = torch.argsort(terms, descending=True, stable=True)
+        order = order[torch.argsort(anchors[order], stable=True)]
+        sizes = torch.bincount(anchors, minlength=rows)
+        starts = sizes.cumsum(0) - sizes
+        place = torch.arange(len(terms), device=terms.device) - starts[anchors[order]]
+        found = terms.new_full((rows, count), -math.inf)
+        kept = order[place < count]
+        found[anchors[kept], place[place < count]] = terms[kept]
+        return found
+
+    return Monoid(
+        -math.inf,
+        fold,
+        lambda a, b: torch.cat([a, b], dim=-1).topk(count, dim=-1).values,
+        fold_pairs,
+        -math.inf,
+        count,
+    )
+
+
 @dataclass(frozen=True)
 class Statistic:
     """A named fold over one side of every anchor's pairs.
@@ -113,12 +141,14 @@ class Statistic:
         side: Over the positives or over the negatives.
         monoid: ``SUM``, ``MAX``, ``MIN``, ``LOG_SUM_EXP`` or a :func:`histogram`.
         term: What is folded, as a function of similarity and of the statistics of earlier stages.
+        bounded: Whether the term is the identity at or below the weighting's ``negative_bound``.
     """
 
     name: str
     side: Side
     monoid: Monoid
     term: Term
+    bounded: bool = False
 
 
 def similarity(sim: Tensor, stats: Stats) -> Tensor:
