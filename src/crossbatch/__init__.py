@@ -53,6 +53,7 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from crossbatch import compat as compat
     from crossbatch.engine import PairLoss, memory_objective, pair_loss
     from crossbatch.errors import CrossbatchError
     from crossbatch.memory import CrossBatchMemory
@@ -140,6 +141,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compat":
+        return importlib.import_module("crossbatch.compat")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'crossbatch' has no attribute {name!r}")

@@ -10,6 +10,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 MODULE_LINES, FUNCTION_LINES, ENGINE_LINES = 400, 60, 80
 PARAMETERS, POSITIONAL, BASES = 8, 3, 2
 POSITIONAL_INSIDE = 5  # of a private function, whose callers stand in the same file
+FOREIGN = {"pml.forward", "pml.create_indices_tuple"}  # the signature is another library's
 
 
 def functions(path):
@@ -53,7 +54,8 @@ def test_ceilings(path):
         keywords = names(node.args.kwonlyargs)
         private = path.stem.startswith("_") or node.name.startswith("_")
         assert len(positional) + len(keywords) <= PARAMETERS, place
-        assert len(positional) <= (POSITIONAL_INSIDE if private else POSITIONAL), place
+        if place not in FOREIGN:
+            assert len(positional) <= (POSITIONAL_INSIDE if private else POSITIONAL), place
         assert private or node.args.kwarg is None, f"{place} takes **kwargs"
 
 
