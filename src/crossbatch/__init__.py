@@ -47,6 +47,7 @@ _PUBLIC = {
     "PairWeighting": "crossbatch.weighting",
     "References": "crossbatch.references",
     "Tile": "crossbatch.references",
+    "cite": "crossbatch.citation",
     "from_functions": "crossbatch.weighting",
     "memory_objective": "crossbatch.engine",
     "pair_loss": "crossbatch.engine",
@@ -54,6 +55,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from crossbatch import compat as compat
+    from crossbatch.citation import cite
     from crossbatch.engine import PairLoss, memory_objective, pair_loss
     from crossbatch.errors import CrossbatchError
     from crossbatch.memory import CrossBatchMemory
@@ -134,6 +136,7 @@ __all__ = [
     "TopK",
     "TupletMargin",
     "__version__",
+    "cite",
     "from_functions",
     "memory_objective",
     "pair_loss",

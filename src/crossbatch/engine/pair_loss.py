@@ -253,6 +253,11 @@ class PairLoss(nn.Module):
         self.weighting = weighting
         self.reduction: Reduction = reduction
 
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """Those of its weighting; see :func:`crossbatch.cite`."""
+        return self.weighting.cites
+
     def forward(
         self,
         embeddings: Float[Tensor, "B D"],

@@ -8,6 +8,7 @@ drift so slowly that rows of past iterations stand for what the network would sa
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class CrossBatchMemory(nn.Module):
     >>> len(memory), memory.ages()
     (3, tensor([1, 0, 0]))
     """
+
+    cites: ClassVar[tuple[str, ...]] = ("wang2020xbm",)
 
     embeddings: Tensor
     labels: Tensor
