@@ -1,7 +1,7 @@
 """``crossbatch evaluate RUN``: embed a split with a run's encoder and measure what it finds."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation import (
     Evaluation,
@@ -21,10 +20,7 @@ from crossbatch.evaluation import (
     evaluate_manifest,
     write_evaluation,
 )
-from crossbatch.features import FeatureTable
-from crossbatch.models import Encoder
-from crossbatch.training import RunFolder, TrainConfig
-from crossbatch.training.material import feature_table
+from crossbatch.training import RunFolder, load_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,52 +59,34 @@ def main(argv: list[str]) -> int:
 
 def run_evaluation(options: Options, console: Console) -> Evaluation:
     """Embed the split and score it."""
-    run = RunFolder.open(options.run)
-    path = options.manifest or Path(run.about()["manifest"])
-    manifest = Manifest.read(path)
-    split = manifest.split(options.split)
-    if not len(split):
-        had = ", ".join(sorted(set(manifest.column("split"))))
-        remedy = f"The manifest has: {had}. Name one with --split, or make the manifest again."
-        raise CrossbatchError(expected(f"images in split `{options.split}` of {path}", 0, remedy))
-    encoder = Encoder.load(run.encoder)
-    features = _features(encoder, manifest, run.read_config(), path)
+    split = load_split(RunFolder.open(options.run), options.split, manifest=options.manifest)
 
     def watch(batches: Iterable[Tensor]) -> Iterable[Tensor]:
         return track(
             batches,
             description="Embedding",
-            total=-(-len(split) // options.batch_size),
+            total=-(-len(split.images) // options.batch_size),
             console=Console(stderr=True),
             transient=True,
         )
 
     embeddings = embed_manifest(
-        encoder,
-        split,
+        split.encoder,
+        split.images,
         device=options.device,
         batch_size=options.batch_size,
         workers=options.workers,
-        features=features,
+        features=split.features,
         watch=watch,
     )
     with console.status("Searching"):
-        result = evaluate_manifest(embeddings, split, neighbours=options.neighbours)
+        result = evaluate_manifest(embeddings, split.images, neighbours=options.neighbours)
     return describe(
         result,
         split=options.split,
-        manifest=str(path.resolve()),
-        manifest_digest=manifest.digest(),
+        manifest=str(split.path.resolve()),
+        manifest_digest=split.manifest.digest(),
     )
-
-
-def _features(
-    encoder: Encoder, manifest: Manifest, config: TrainConfig, path: Path
-) -> FeatureTable | None:
-    """The features that a head was trained on, when the same manifest is evaluated."""
-    if config.mode != "head" or path.resolve() != Path(config.manifest).resolve():
-        return None
-    return feature_table(encoder, manifest, replace(config, manifest=str(path)))
 
 
 def show(console: Console, run: Path, evaluation: Evaluation) -> None:

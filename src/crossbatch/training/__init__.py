@@ -1,6 +1,6 @@
 """Training: a typed config, a generator of steps, a run folder that can always be resumed."""
 
-from crossbatch.training.code import parse_weighting
+from crossbatch.training.code import known_weightings, parse_weighting
 from crossbatch.training.config import (
     MemoryConfig,
     OptimizerConfig,
@@ -11,6 +11,7 @@ from crossbatch.training.config import (
     write_config,
 )
 from crossbatch.training.run import RunFolder
+from crossbatch.training.splits import Split, load_split
 from crossbatch.training.steps import StepReport, Trainee, steps
 from crossbatch.training.train import resume, train
 
@@ -19,10 +20,13 @@ __all__ = [
     "OptimizerConfig",
     "RunFolder",
     "SamplerConfig",
+    "Split",
     "StepReport",
     "TrainConfig",
     "Trainee",
     "ValidationConfig",
+    "known_weightings",
+    "load_split",
     "parse_weighting",
     "read_config",
     "resume",

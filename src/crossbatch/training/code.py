@@ -32,7 +32,7 @@ def parse_weighting(text: str) -> PairWeighting:
     except (SyntaxError, ValueError) as error:
         remedy = "Write for example Contrastive(margin=0.5)."
         raise CrossbatchError(expected("a weighting as code", repr(text), remedy)) from error
-    known = _known()
+    known = known_weightings()
     name = {k.lower(): k for k in known}.get(call.func.id.lower().replace("_", ""))
     if name is None:
         hint = nearest(call.func.id, known)
@@ -51,7 +51,8 @@ def parse_weighting(text: str) -> PairWeighting:
         raise CrossbatchError(expected(f"parameters of {name}", text, remedy)) from error
 
 
-def _known() -> dict[str, type[PairWeighting]]:
+def known_weightings() -> dict[str, type[PairWeighting]]:
+    """Every weighting that :mod:`crossbatch.weighting` exports, by its name."""
     module = crossbatch.weighting
     members = {name: getattr(module, name) for name in module.__all__}
     return {
