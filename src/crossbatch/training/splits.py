@@ -8,7 +8,6 @@ from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.features import FeatureTable
 from crossbatch.models import Encoder
-from crossbatch.training.config import TrainConfig
 from crossbatch.training.material import feature_table
 from crossbatch.training.run import RunFolder
 
@@ -42,7 +41,8 @@ def load_split(run: RunFolder, split: str, *, manifest: Path | None = None) -> S
     Raises:
         CrossbatchError: The split is empty or unknown, or the encoder or manifest is not there.
     """
-    path = manifest or Path(run.about()["manifest"])
+    trained_on = Path(run.about()["manifest"])
+    path = manifest or trained_on
     whole = Manifest.read(path)
     images = whole.split(split)
     if not len(images):
@@ -50,14 +50,7 @@ def load_split(run: RunFolder, split: str, *, manifest: Path | None = None) -> S
         remedy = f"The manifest has: {had}. Name one with --split, or make the manifest again."
         raise CrossbatchError(expected(f"images in split `{split}` of {path}", 0, remedy))
     encoder = Encoder.load(run.encoder)
-    features = _features(encoder, whole, run.read_config(), path)
+    config, features = run.read_config(), None
+    if config.mode == "head" and path.resolve() == trained_on.resolve():
+        features = feature_table(encoder, whole, replace(config, manifest=str(path)))
     return Split(encoder, images, features, whole, path)
-
-
-def _features(
-    encoder: Encoder, manifest: Manifest, config: TrainConfig, path: Path
-) -> FeatureTable | None:
-    """The features that a head was trained on, when the same manifest is embedded."""
-    if config.mode != "head" or path.resolve() != Path(config.manifest).resolve():
-        return None
-    return feature_table(encoder, manifest, replace(config, manifest=str(path)))
