@@ -65,9 +65,17 @@ def test_the_page_stands_alone(work):
         assert outside not in page.replace("url(#", "")  # clip paths within the figures
 
 
+def test_weights_are_looked_at_in_a_run(work, tmp_path):
+    made = crossbatch("study", "weights", work / "xbm", "--out", tmp_path, "--batches", 2)
+    assert made.returncode == 0, made.stderr
+    assert "Contrastive(margin=0.5)" in made.stdout
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("study", "weights", "nothing", "--out", "o"), "a run folder at"),
         (("evaluate", "nothing"), "a run folder at"),
         (("report", "nothing"), "a run folder at"),
         (("train", "nothing.parquet", "--out", "r"), "manifest at nothing.parquet"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train an encoder, with or without a memory; resume a run",
     "evaluate": "measure retrieval on held-out classes",
     "report": "one page for a run, or for runs beside each other",
+    "study": "why a weighting does what it does: weights",
 }
 
 
