@@ -116,4 +116,4 @@ def show(console: Console, curves: list[WeightCurves], samples: list[Sample]) ->
 
 
 def _percent(share: float) -> str:
-    return "–" if share != share else f"{100 * share:.1f} %"
+    return "–" if share != share else f"{100 * share:.3g} %"

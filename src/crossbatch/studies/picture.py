@@ -34,7 +34,7 @@ _TOP = 1.3  # of a panel; bands are cut a little below, where the scales are tol
 _HILLS = 0.55  # of the height, for the numbers of pairs
 _ROOT = (
     'fill="currentColor" stroke-linejoin="round" stroke-linecap="butt" '
-    'style="max-width: 100%; height: auto"'
+    'style="width: 100%; height: auto"'
 )
 _RC: Any = {
     "svg.fonttype": "none",
@@ -69,18 +69,21 @@ def draw(curves: Sequence[WeightCurves], *, columns: int = 3) -> Figure:
         size = (width * columns + 0.3, height * rows + legend + 0.2)
         figure = Figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # pyright: ignore
-        grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[height] * rows, legend])
+        heights = [height] * rows
+        top = rows > 1  # a key that stands first is read first; under one row it is at hand
+        heights.insert(0 if top else rows, legend)
+        grid = figure.add_gridspec(rows + 1, columns, height_ratios=heights)
         limits = _limits(curves[0])
         for place, one in enumerate(curves):
             row, column = divmod(place, columns)
-            cell = grid[row, column].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.0)
+            cell = grid[row + top, column].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.0)
             upper = figure.add_subplot(cell[0])
             lower = figure.add_subplot(cell[1], sharex=upper)
             first, last = column == 0, place + columns >= len(curves)
             _panel(upper, one, limits, labelled=first)
             _masses(lower, one, labelled=first)
             lower.set_xlabel("similarity" if last else "")
-        _legend(figure.add_subplot(grid[rows, :]), narrow=columns < 3)
+        _legend(figure.add_subplot(grid[0 if top else rows, :]), narrow=columns < 3)
     return figure
 
 
@@ -129,9 +132,17 @@ def inline(curves: Sequence[WeightCurves], *, columns: int = 3, name: str) -> st
 
 
 def _limits(one: WeightCurves) -> tuple[float, float]:
-    """Where pairs are, rounded outwards to tenths, and always up to 1."""
-    seen = one.similarity[(one.positive.pairs + one.negative.pairs) > 0]
-    return (max(-1.0, np.floor(10 * seen.min()) / 10) if len(seen) else -1.0), 1.0
+    """Where pairs are, rounded outwards to tenths."""
+    seen = _edges(one.similarity).repeat(2)[1:-1].reshape(-1, 2)[_counts(one) > 0]
+    if not len(seen):
+        return -1.0, 1.0
+    return float(np.floor(10 * seen.min() + 0.01) / 10), float(
+        np.ceil(10 * seen.max() - 0.01) / 10
+    )
+
+
+def _counts(one: WeightCurves) -> np.ndarray:
+    return one.positive.pairs + one.negative.pairs
 
 
 def _panel(axes: Axes, one: WeightCurves, limits: tuple[float, float], *, labelled: bool) -> None:
@@ -140,26 +151,29 @@ def _panel(axes: Axes, one: WeightCurves, limits: tuple[float, float], *, labell
     corners = ((0.01, "left"), (0.99, "right"))
     for side, (corner, align) in zip(SIDES, corners, strict=True):
         curve: Curve = getattr(one, side)
-        scale = _scale(curve, shown)
+        largest = _largest(curve, shown)
+        scale = largest or 1.0
         _side(axes, one.similarity, curve, side, scale)
         lowest = min(lowest, float((curve.median[shown] / scale).min(initial=0)))
         signed = f"|{SIGNS[side]}|" if curve.median[shown].min(initial=0) < 0 else SIGNS[side]
-        told = f"max {signed} = {_number(scale)}"
+        told = f"max {signed} = {_number(largest)}"
         options: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "fontsize": 7.5}
         axes.text(corner, 0.985, told, color=COLOURS[side], ha=align, **options)
     axes.axhline(0, color="black", lw=0.5, zorder=2)
     axes.set_xlim(*limits)
-    axes.set_xticks([x for x in (-1, -0.5, 0, 0.5, 1) if x >= limits[0]])
+    axes.set_xticks([x for x in (-1, -0.5, 0, 0.5, 1) if limits[0] <= x <= limits[1]])
     axes.set_ylim(min(1.1 * max(lowest, -1.0), -0.02), _TOP)
     axes.set_yticks([-1, 0, 1] if lowest < -0.5 else [0, 1])
     axes.tick_params(axis="x", labelbottom=False, length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.set_ylabel("weight / its maximum" if labelled else "")
     title, _, arguments = one.name.partition("(")
-    about = textwrap.wrap(arguments.removesuffix(")"), 54)[:2]
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=4 + 10 * len(about))
+    about = textwrap.wrap(arguments.removesuffix(")"), 52)[:2]
+    size = 10 * min(1.0, 27 / max(len(title), 1))
+    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", pad=4 + 10 * len(about))
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate("\n".join(about), (0, 1), (0, 4), fontsize=7.5, **place)
+    note = axes.annotate("\n".join(about), (0, 1), (0, 4), fontsize=7.5, **place)
+    note.set_in_layout(False)
 
 
 def _side(axes: Axes, x: np.ndarray, curve: Curve, side: Side, scale: float) -> None:
@@ -178,13 +192,13 @@ def _side(axes: Axes, x: np.ndarray, curve: Curve, side: Side, scale: float) -> 
     axes.plot(x, curve.median / scale, _STYLES[side], color=colour, lw=1.7, zorder=3)
 
 
-def _scale(curve: Curve, seen: np.ndarray) -> float:
-    """The largest |median| where it is shown, or else of the band, or else 1."""
+def _largest(curve: Curve, seen: np.ndarray) -> float:
+    """The largest |median| where it is shown, or else of the band, or else 0."""
     for arrays in ((curve.median,), (curve.low, curve.high)):
         largest = max(float(np.abs(a[seen]).max(initial=0)) for a in arrays)
         if largest > 0:
             return largest
-    return 1.0
+    return 0.0
 
 
 def _masses(axes: Axes, one: WeightCurves, *, labelled: bool) -> None:
@@ -214,7 +228,9 @@ def _edges(middles: np.ndarray) -> np.ndarray:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2g}" if 0.01 <= value < 100 else f"{value:.0e}".replace("e-0", "e-")
+    if value == 0 or 0.01 <= value < 1000:
+        return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    return re.sub(r"e([+-])0*", r"e\1", f"{value:.0e}").replace("e+", "e")
 
 
 def _legend(axes: Axes, *, narrow: bool) -> None:
