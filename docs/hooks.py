@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import crossbatch as xb
 from crossbatch import cite
 from crossbatch.citation import entries
 from crossbatch.studies import (
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
 
+EXAMPLES = (
+    xb.from_functions(xb.Ramp(-0.5, falling=True), xb.Ramp(0.3)),
+    xb.Balanced(xb.SupCon()),
+    xb.Clipped(xb.BinomialDeviance(), 0.0, 10.0),
+    xb.Mixed(xb.Contrastive(), xb.MultiSimilarity(), 0.5),
+    xb.Scheduled(xb.Contrastive(), xb.MultiSimilarity(), begin=0, end=1000),
+    xb.Sides(xb.Contrastive(), xb.MultiSimilarity()),
+    xb.Thresholded(xb.SupCon(), 0.3),
+    xb.TopK(xb.Contrastive(-1.0), 10),
+)
+"""Of the weightings that are made of parts, one each."""
 SECTION = "Weightings"  # of the navigation in mkdocs.yml, which the pages are added to
 
 
@@ -87,7 +99,8 @@ def _file(name: str) -> str:
 
 @cache
 def _curves() -> dict[str, WeightCurves]:
-    named = {type(weighting).__name__: weighting for weighting in default_weightings()}
+    shown = [*default_weightings(), *EXAMPLES]
+    named = {type(weighting).__name__: weighting for weighting in shown}
     drawn = weight_curves(list(named.values()), synthetic_samples(batches=2))
     return dict(zip(named, drawn, strict=True))
 

@@ -221,7 +221,7 @@ def loss(w, a, labels, ids, r, ref_labels, ref_ids, reduction="sum_per_anchor"):
     active = []
     for i in range(len(sim)):
         pull, push = slopes(w, sim[i, positive[i]], sim[i, negative[i]])
-        active.append((int((pull != 0).sum()), int((push != 0).sum())))
+        active.append((int((pull.abs() > 1e-12).sum()), int((push.abs() > 1e-12).sum())))
     if w.coupled:
         return (pos.sum() + neg.sum()) / max(sum(bool(p or n) for p, n in active), 1)
     pulled, pushed = (max(sum(side), 1) for side in zip(*active, strict=True))

@@ -367,7 +367,7 @@ class _Normalised:
 
     def tiles(self, rows: int) -> Iterator[Tile]:
         place = 0
-        for embeddings, labels, ids in self.ring.tiles(rows):
+        for embeddings, labels, ids, _ in self.ring.tiles(rows):
             if self.by_place:
                 ids = torch.arange(place, place + len(ids), device=ids.device)
             place += len(ids)

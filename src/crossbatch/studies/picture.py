@@ -124,7 +124,12 @@ def inline(curves: Sequence[WeightCurves], *, columns: int = 3, name: str) -> st
     text = file.getvalue()
     text = text[text.index("<svg") :].replace("#000000", "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    numbers: dict[str, int] = {}  # matplotlib's ids differ from call to call
+
+    def own(match: re.Match[str]) -> str:
+        return f"{match[1]}{name}-{numbers.setdefault(match[2], len(numbers))}"
+
+    text = re.sub(r'(\bid="|url\(#|href="#)([^")]+)', own, text)
     text = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
     about = html.escape("Weight curves of " + ", ".join(one.name for one in curves))
     head = f'<svg role="img" aria-label="{about}" {_ROOT}'

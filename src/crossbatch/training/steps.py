@@ -216,7 +216,7 @@ def _objective(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Objectiv
         embeddings,
         codes,
         ids,
-        weighting=config.weighting,
+        weighting=config.weighting.at(trainee.step),
         memory=memory,
         objective=config.memory.objective,
         memory_weight=config.memory.weight,

@@ -37,6 +37,9 @@ class Sides(PairWeighting):
 
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
+    def __post_init__(self) -> None:
+        _check_parts("Sides", self.pull, self.push)
+
     @property
     def needs_both(self) -> bool:  # pyright: ignore  # noqa: D102
         return self.pull.needs_both or self.push.needs_both
@@ -76,6 +79,7 @@ class Thresholded(PairWeighting):
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
     def __post_init__(self) -> None:
+        _check_parts("Thresholded", self.inner)
         check_between(self.base, -1.0, 1.0, name="base", where="Thresholded")
 
     @property
@@ -116,6 +120,7 @@ class TopK(PairWeighting):
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
     def __post_init__(self) -> None:
+        _check_parts("TopK", self.inner)
         if self.k < 1:
             raise CrossbatchError(expected("`k` of TopK ≥ 1", self.k, "Choose a larger number."))
 
@@ -163,6 +168,7 @@ class Clipped(PairWeighting):
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
     def __post_init__(self) -> None:
+        _check_parts("Clipped", self.inner)
         if not self.low < self.high:
             got = f"{self.low} and {self.high}"
             raise CrossbatchError(expected("`low` < `high` in Clipped", got, "Swap them."))
@@ -200,6 +206,9 @@ class Balanced(PairWeighting):
     inner: PairWeighting
 
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
+
+    def __post_init__(self) -> None:
+        _check_parts("Balanced", self.inner)
 
     @property
     def needs_both(self) -> bool:  # pyright: ignore  # noqa: D102
@@ -250,6 +259,7 @@ class Scheduled(PairWeighting):
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
     def __post_init__(self) -> None:
+        _check_parts("Scheduled", self.first, self.last)
         if not 0 <= self.begin <= self.end:
             got = f"{self.begin} and {self.end}"
             raise CrossbatchError(
@@ -303,6 +313,7 @@ class Mixed(PairWeighting):
     cites: ClassVar[tuple[str, ...]] = ("zhang2021rethinking",)
 
     def __post_init__(self) -> None:
+        _check_parts("Mixed", self.first, self.last)
         check_between(self.share, 0.0, 1.0, name="share", where="Mixed")
 
     @property
@@ -330,6 +341,14 @@ class Mixed(PairWeighting):
         if isinstance(first, Tensor):
             return first.clamp(max=last)
         return last.clamp(max=first) if isinstance(last, Tensor) else min(first, last)
+
+
+def _check_parts(owner: str, *parts: object) -> None:
+    """Raise unless all parts are weightings."""
+    for part in parts:
+        if not isinstance(part, PairWeighting):
+            remedy = "Give for example Contrastive(margin=0.5)."
+            raise CrossbatchError(expected(f"weightings in {owner}", repr(part), remedy))
 
 
 def _prefixed(stage: Stage, prefix: str) -> Stage:

@@ -41,6 +41,7 @@ class HardestTriplet(PairWeighting):
 
     cites: ClassVar[tuple[str, ...]] = ("hermans2017defense",)
     needs_both: ClassVar[bool] = True
+    coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_between(self.margin, 0.0, 2.0, name="margin", where="HardestTriplet")
