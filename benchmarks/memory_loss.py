@@ -122,6 +122,9 @@ def _status(key: str) -> int:
 def measure(case: tuple[Tensor, ...], repeats: int) -> dict[str, tuple[float, float]]:
     """Median milliseconds and extra megabytes of each contender, taking turns."""
     steps = {name: build(*case) for name, build in CONTENDERS.items()}
+    for step in steps.values():  # room that is kept, codes of the memory among it, is not a peak
+        step()
+        step()
     extra = {name: peak_extra_mb(step) for name, step in steps.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
@@ -133,12 +136,12 @@ def measure(case: tuple[Tensor, ...], repeats: int) -> dict[str, tuple[float, fl
 
 
 def check(case: tuple[Tensor, ...]) -> None:
-    """All contenders mean the same loss: gradients agree, PML's up to its normalisation."""
-    z = case[0]
-    tangent = lambda g: g - (g * z).sum(1, keepdim=True) * z  # noqa: E731
-    mine, plain = (CONTENDERS[n](*case)().grad for n in ("crossbatch", "dense torch"))
-    torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
-    del tangent
+    """Ours and dense torch mean the same loss: their gradients agree."""
+    z, labels, ids, *rows = case
+    mine, plain = z.clone().requires_grad_(), dense(*case)().grad
+    loss_fn = xb.PairLoss(xb.Contrastive(MARGIN))
+    loss_fn(mine, labels, ids=ids, references=xb.Batch(*rows)).backward()
+    torch.testing.assert_close(mine.grad, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
 
 
 def main() -> None:

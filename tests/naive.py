@@ -24,6 +24,11 @@ def softplus(x):
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
+def proxy_anchor(w, p, n):
+    pos = torch.log1p(torch.exp(-w.alpha * (p - w.delta)).sum())
+    return pos, torch.log1p(torch.exp(w.alpha * (n + w.delta)).sum())
+
+
 def contrastive(w, p, n):
     return (1 - p).sum(), n[n > w.margin].sum()
 
@@ -153,6 +158,7 @@ TWINS = {
     xb.NCA: nca,
     xb.NPairs: npairs,
     xb.NTXent: ntxent,
+    xb.ProxyAnchor: proxy_anchor,
     xb.RankedList: ranked_list,
     xb.ReleasedTriplet: released_triplet,
     xb.SupCon: supcon,
@@ -218,6 +224,11 @@ def loss(w, a, labels, ids, r, ref_labels, ref_ids, reduction="sum_per_anchor"):
     pos, neg = (torch.stack(side) + 0 * sim.sum(1) for side in zip(*values, strict=True))
     if reduction == "sum_per_anchor":
         return (pos.sum() + neg.sum()) / len(a)
+    if reduction == "mean_over_anchors":
+        pulled, pushed = positive.any(1), negative.any(1)
+        if w.coupled:
+            pulled = pushed = pulled & pushed
+        return pos.sum() / max(int(pulled.sum()), 1) + neg.sum() / max(int(pushed.sum()), 1)
     active = []
     for i in range(len(sim)):
         pull, push = slopes(w, sim[i, positive[i]], sim[i, negative[i]])

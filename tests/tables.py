@@ -18,6 +18,7 @@ LOSSES = {
     "nca": xb.NCA(0.2),
     "npairs": xb.NPairs(4.0),
     "ntxent": xb.NTXent(0.2),
+    "proxy anchor": xb.ProxyAnchor(5.0, 0.1),
     "ranked list": xb.RankedList(0.3, 1.1, 5.0),
     "released triplet": xb.ReleasedTriplet(0.1, 0.4),
     "supcon": xb.SupCon(0.2),
@@ -38,6 +39,6 @@ COMBINATIONS = {
     "top 2 of ntxent": xb.TopK(xb.NTXent(0.2), 2),
 }
 WEIGHTINGS = LOSSES | COMBINATIONS
-REDUCTIONS = ("sum_per_anchor", "mean_over_active_pairs")
+REDUCTIONS = ("sum_per_anchor", "mean_over_active_pairs", "mean_over_anchors")
 SINGULAR_AT_ONE = (xb.ArcFace, xb.FastAP, xb.TupletMargin)
 """Where the derivative at similarity 1 is a matter of definition."""

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ProxyAnchor": "crossbatch.weighting",
+    "LearnableMargin": "crossbatch.engine",
+    "Proxies": "crossbatch.engine",
+    "all_triplets": "crossbatch.engine",
+    "proxy_anchor": "crossbatch.engine",
+    "recall_at_k": "crossbatch.engine",
+    "semi_hard_triplets": "crossbatch.engine",
+    "smooth_ap": "crossbatch.engine",
+    "soft_triple": "crossbatch.engine",
     "ArcFace": "crossbatch.weighting",
     "Balanced": "crossbatch.weighting",
     "BinomialDeviance": "crossbatch.weighting",
@@ -56,7 +65,19 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from crossbatch import compat as compat
     from crossbatch.citation import cite
-    from crossbatch.engine import PairLoss, memory_objective, pair_loss
+    from crossbatch.engine import (
+        LearnableMargin,
+        PairLoss,
+        Proxies,
+        all_triplets,
+        memory_objective,
+        pair_loss,
+        proxy_anchor,
+        recall_at_k,
+        semi_hard_triplets,
+        smooth_ap,
+        soft_triple,
+    )
     from crossbatch.errors import CrossbatchError
     from crossbatch.memory import CrossBatchMemory
     from crossbatch.references import Batch, References, Tile
@@ -82,6 +103,7 @@ if TYPE_CHECKING:
         NTXent,
         PairWeighting,
         Polynomial,
+        ProxyAnchor,
         Ramp,
         RankedList,
         ReleasedTriplet,
@@ -113,6 +135,7 @@ __all__ = [
     "Exponential",
     "FastAP",
     "HardestTriplet",
+    "LearnableMargin",
     "LiftedStructure",
     "Margin",
     "Mixed",
@@ -122,6 +145,8 @@ __all__ = [
     "PairLoss",
     "PairWeighting",
     "Polynomial",
+    "Proxies",
+    "ProxyAnchor",
     "Ramp",
     "RankedList",
     "References",
@@ -136,10 +161,16 @@ __all__ = [
     "TopK",
     "TupletMargin",
     "__version__",
+    "all_triplets",
     "cite",
     "from_functions",
     "memory_objective",
     "pair_loss",
+    "proxy_anchor",
+    "recall_at_k",
+    "semi_hard_triplets",
+    "smooth_ap",
+    "soft_triple",
 ]
 
 

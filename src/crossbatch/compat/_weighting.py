@@ -7,7 +7,19 @@ from operator import attrgetter
 from typing import Any
 
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.weighting import Contrastive, HardestTriplet, MultiSimilarity, PairWeighting
+from crossbatch.weighting import (
+    NCA,
+    Circle,
+    Contrastive,
+    FastAP,
+    HardestTriplet,
+    LiftedStructure,
+    MultiSimilarity,
+    NTXent,
+    PairWeighting,
+    SupCon,
+    TupletMargin,
+)
 
 BESIDE_REFERENCES = (
     "AngularLoss",
@@ -64,6 +76,21 @@ class _Line:
     distance: _Distance = _COSINE
 
 
+_SQUARED = _Distance("LpDistance(normalize_embeddings=True, p=2, power=2)", ("LpDistance",), 2.0)
+
+
+def _nca(scale: float) -> NCA:
+    return NCA(1 / scale)
+
+
+def _lifted(pos_margin: float, neg_margin: float) -> LiftedStructure:
+    return LiftedStructure(pos_margin - neg_margin)
+
+
+def _fastap(num_bins: float) -> FastAP:
+    return FastAP(int(num_bins) + 1)
+
+
 _MULTI_SIMILARITY = {"alpha": "alpha", "beta": "beta", "base": "base"}
 
 _TABLE: Mapping[tuple[str, str | None], _Line] = {
@@ -94,6 +121,27 @@ _TABLE: Mapping[tuple[str, str | None], _Line] = {
             "miner.allowed_neg_range": None,
         },
     ),
+    ("NTXentLoss", None): _Line(NTXent, {"temperature": "temperature"}, reducers=("MeanReducer",)),
+    ("SupConLoss", None): _Line(
+        SupCon, {"temperature": "temperature"}, reducers=("AvgNonZeroReducer", "MeanReducer")
+    ),
+    ("CircleLoss", None): _Line(
+        Circle, {"margin": "m", "scale": "gamma"}, reducers=("AvgNonZeroReducer", "SumReducer")
+    ),
+    ("NCALoss", None): _Line(
+        _nca, {"scale": "softmax_scale"}, reducers=("MeanReducer", "SumReducer")
+    ),
+    ("GeneralizedLiftedStructureLoss", None): _Line(
+        _lifted,
+        {"pos_margin": "pos_margin", "neg_margin": "neg_margin"},
+        reducers=("MeanReducer", "SumReducer"),
+    ),
+    ("TupletMarginLoss", None): _Line(
+        TupletMargin, {"slack": "margin", "scale": "scale"}, reducers=("MeanReducer",)
+    ),
+    ("FastAPLoss", None): _Line(
+        _fastap, {"num_bins": "num_bins"}, reducers=("MeanReducer",), distance=_SQUARED
+    ),
 }
 
 
@@ -108,6 +156,9 @@ def weighting(loss: Any, *, miner: Any = None) -> PairWeighting:
       its default.
     - TripletMarginLoss with BatchHardMiner: ``mean_over_active_pairs`` is AvgNonZeroReducer, its
       default; ``sum_per_anchor`` is SumReducer divided by the number of anchors.
+
+    - All others: ``mean_over_anchors`` is PML's default. NTXentLoss and TupletMarginLoss average
+      over positive pairs, ours over anchors: the same where anchors have equally many positives.
 
     Gradients are equal then. Values are, too, but for ContrastiveLoss: an active negative counts
     S here, as in the paper, and S − margin in PML. So ours is larger by the margin in the mean,

@@ -2,12 +2,14 @@ r"""The pair loss: sums of the sweep, reduced, with the analytic weights as the 
 
     L = s⁺ Σ_i L⁺_i + s⁻ Σ_i L⁻_i,     ∂L/∂a_i = s⁻ G⁻_i − s⁺ G⁺_i.
 
-Two reductions are named:
+Three reductions are named:
 
 - ``sum_per_anchor``: s⁺ = s⁻ = 1/B. The paper's. The scale grows with the number of references.
 - ``mean_over_active_pairs``: s⁺ = 1/N⁺, s⁻ = 1/N⁻, the numbers of pairs with a weight other than
   zero in all rows. The scale does not grow with the memory. The counts are taken as constants.
   Where the sides are one loss (``weighting.coupled``), both are 1/(number of active anchors).
+- ``mean_over_anchors``: s⁺ and s⁻ are 1/(number of anchors that have positives, negatives); where
+  the sides are one loss, 1/(number of anchors that have both).
 """
 
 from collections.abc import Callable
@@ -25,8 +27,9 @@ from crossbatch.engine.sweep import Folded, sweep, tile_rows
 from crossbatch.errors import CrossbatchError, expected, nearest
 from crossbatch.references import Batch, References
 from crossbatch.weighting import PairWeighting
+from crossbatch.weighting.statistics import Stats
 
-Reduction = Literal["sum_per_anchor", "mean_over_active_pairs"]
+Reduction = Literal["sum_per_anchor", "mean_over_active_pairs", "mean_over_anchors"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class PairLossResult:
         negatives: Negatives of each anchor, shape (B,).
         active_positives: Those whose weight is not zero, shape (B,).
         active_negatives: Those whose weight is not zero, shape (B,).
+        scales: s⁺ and s⁻ of the reduction, two scalars.
         statistics: Every statistic of the weighting by name, shape (B,) each, (B, K) if a vector.
     """
 
@@ -49,6 +53,7 @@ class PairLossResult:
     negatives: Int[Tensor, " B"]
     active_positives: Int[Tensor, " B"]
     active_negatives: Int[Tensor, " B"]
+    scales: tuple[Float[Tensor, ""], Float[Tensor, ""]]
     statistics: dict[str, Tensor]
 
 
@@ -90,7 +95,8 @@ def pair_loss(
             batch with itself, and then the gradient flows through both sides of each pair.
         ids: Shape (B,), which image each row is. A pair with equal ids is no pair. Needed beside
             references; within a batch None means that all rows are different images.
-        reduction: ``sum_per_anchor`` (paper) or ``mean_over_active_pairs``.
+        reduction: ``sum_per_anchor`` (paper), ``mean_over_active_pairs`` or
+            ``mean_over_anchors``.
         tiling: Forces tile and path; for tests.
 
     Returns:
@@ -127,7 +133,8 @@ def pair_loss(
             path=tiling.path,
             reference_gradient=source is not None and source.requires_grad,
         )
-        total, gradient, reference = _reduce(folded, weighting, reduction)
+        scales = _scales(folded.stats, weighting, reduction)
+        total, gradient, reference = _reduce(folded, weighting, scales)
     attach = cast(Callable[..., Tensor], _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
     stats = folded.stats
     counts = ("positives", "negatives", "active_positives", "active_negatives")
@@ -135,6 +142,7 @@ def pair_loss(
     return PairLossResult(
         value=attach(embeddings, source, total, gradient, reference),
         active_anchors=(numbers["active_positives"] + numbers["active_negatives"]) > 0,
+        scales=scales,
         statistics=stats,
         **numbers,
     )
@@ -163,25 +171,32 @@ def _checked(
 
 
 def _reduce(
-    folded: Folded, weighting: PairWeighting, reduction: Reduction
+    folded: Folded, weighting: PairWeighting, scales: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Value, gradient of the anchors, and gradient of the references where it was taken."""
-    stats = folded.stats
     positive, negative = _value(weighting, folded)
-    if reduction == "sum_per_anchor":
-        scale_positive = scale_negative = positive.new_tensor(1.0 / len(positive))
-    elif weighting.coupled:
-        active = (stats["active_positives"] + stats["active_negatives"]) > 0
-        scale_positive = scale_negative = 1.0 / active.sum().clamp(min=1).to(positive.dtype)
-    else:
-        scale_positive = 1.0 / stats["active_positives"].sum().clamp(min=1)
-        scale_negative = 1.0 / stats["active_negatives"].sum().clamp(min=1)
-    total = positive.sum() * scale_positive + negative.sum() * scale_negative
-    gradient = scale_negative * folded.push_gradient - scale_positive * folded.pull_gradient
+    pull, push = scales
+    total = positive.sum() * pull + negative.sum() * push
+    gradient = push * folded.push_gradient - pull * folded.pull_gradient
     if folded.reference_pull is None or folded.reference_push is None:
         return total, gradient, None
-    reference = scale_negative * folded.reference_push - scale_positive * folded.reference_pull
-    return total, gradient, reference
+    return total, gradient, push * folded.reference_push - pull * folded.reference_pull
+
+
+def _scales(stats: Stats, weighting: PairWeighting, reduction: Reduction) -> tuple[Tensor, Tensor]:
+    """s⁺ and s⁻."""
+    one = stats["positives"].new_ones(())
+    if reduction == "sum_per_anchor":
+        return one / len(stats["positives"]), one / len(stats["positives"])
+    if reduction == "mean_over_anchors":
+        pulled, pushed = stats["positives"] > 0, stats["negatives"] > 0
+        if weighting.coupled:
+            pulled = pushed = pulled & pushed
+    elif weighting.coupled:
+        pulled = pushed = (stats["active_positives"] + stats["active_negatives"]) > 0
+    else:
+        pulled, pushed = stats["active_positives"], stats["active_negatives"]
+    return one / pulled.sum().clamp(min=1), one / pushed.sum().clamp(min=1)
 
 
 def _value(weighting: PairWeighting, folded: Folded) -> tuple[Tensor, Tensor]:
@@ -235,7 +250,8 @@ class PairLoss(nn.Module):
 
     Args:
         weighting: The two weight functions, such as ``Contrastive(0.5)``.
-        reduction: ``sum_per_anchor`` (paper) or ``mean_over_active_pairs``.
+        reduction: ``sum_per_anchor`` (paper), ``mean_over_active_pairs`` or
+            ``mean_over_anchors``.
 
     >>> import torch
     >>> import torch.nn.functional as F

@@ -30,6 +30,7 @@ from crossbatch.weighting.multi_similarity import MultiSimilarity
 from crossbatch.weighting.nca import NCA
 from crossbatch.weighting.npairs import NPairs
 from crossbatch.weighting.ntxent import NTXent
+from crossbatch.weighting.proxy_anchor import ProxyAnchor
 from crossbatch.weighting.ranked_list import RankedList
 from crossbatch.weighting.released_triplet import ReleasedTriplet
 from crossbatch.weighting.softmax_margin import ArcFace, CosFace
@@ -77,6 +78,7 @@ __all__ = [
     "NTXent",
     "PairWeighting",
     "Polynomial",
+    "ProxyAnchor",
     "Ramp",
     "RankedList",
     "ReleasedTriplet",
