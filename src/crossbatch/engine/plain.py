@@ -23,12 +23,10 @@ from torch import Tensor
 from crossbatch._shapes import Float
 from crossbatch.codes import ROUNDING, Codes, encode
 from crossbatch.engine.pairs import Split, above, as_tensor, places_of
-from crossbatch.engine.push import Block, Pairs, Push
+from crossbatch.engine.push import Block, Bound, Pairs, Push
 from crossbatch.references import Encodable, Tile
 
 Path = Literal["dense", "sparse", "screened"]
-Bound = Tensor | float | None
-
 _SCREENED_BELOW = 0.05  # share of pairs above the bound
 _SPARSE_BELOW = 0.12
 _PROBE = 256  # references that tell the share

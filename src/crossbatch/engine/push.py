@@ -9,6 +9,7 @@ and in the end log Σ e^E = m + log Z and G⁻ = e^{m + F} G. Both accept whole 
 pairs, ascending by anchor; ``embedding_bag`` sums weighted rows without gathering them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +19,11 @@ from torch import Tensor
 
 from crossbatch._shapes import Float, Int, Shaped
 from crossbatch.weighting import PairWeighting
-from crossbatch.weighting.statistics import Stats
+from crossbatch.weighting.statistics import MAX, Monoid, Stats
+
+Bound = Tensor | float | None
+"""Pairs at or below it have no weight: a number, one for each anchor (B,), or None."""
+_LOG2E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,11 @@ class Weighted:
 
 
 class RunningSoftmax:
-    """Weights exp(E + F) with F to come."""
+    """Weights exp(E + F) with F to come; pairs at or below the bound have none."""
 
-    def __init__(self, weighting: PairWeighting, early: Stats, x: Tensor, *, bound: bool) -> None:
+    def __init__(self, weighting: PairWeighting, early: Stats, x: Tensor, bound: Bound) -> None:
         self._weighting, self._stats, self._columns = weighting, early, columns(early)
-        self._bounded = bound
+        self._bound = bound[:, None] if isinstance(bound, Tensor) else bound
         self.active = x.new_zeros(len(x))
         self._top: Tensor = x.new_full((len(x),), -torch.inf)
         self._sum: Tensor = x.new_zeros(len(x))
@@ -125,28 +130,32 @@ class RunningSoftmax:
         """Take in every pair."""
         exponent = _not_none(self._weighting.negative_exponent(block.sim, self._columns))
         exponent = block.hide(exponent, -torch.inf)
-        top = self._rise(exponent.amax(dim=1))
-        if self._bounded:
-            self.active += _count(exponent, other_than=-torch.inf)
-        else:
+        terms = _powers(exponent, self._rise(exponent.amax(dim=1))[:, None])
+        if self._bound is None:
             self.active += exponent.shape[1] - len(block.hidden)
-        terms = exponent.sub_(top[:, None]).exp_()
+        else:
+            above = torch.gt(block.sim, self._bound, out=torch.empty_like(terms))
+            terms.mul_(above)
+            self.active += block.hide(above, 0.0).sum(dim=1)
         self._sum += terms.sum(dim=1)
         self._gradient.addmm_(terms, block.references)
 
     def pairs(self, pairs: Pairs) -> None:
-        """Take in some pairs."""
+        """Take in some pairs, none of them below the bound."""
         stats = pairs.at_anchors(self._stats)
         exponent = _not_none(self._weighting.negative_exponent(pairs.sim, stats))
+        above = _above(pairs, self._bound)
         highest = torch.full_like(self._top, -torch.inf)
         top = self._rise(highest.scatter_reduce_(0, pairs.anchor, exponent, "amax"))
-        self.active.index_add_(0, pairs.anchor, (exponent > -torch.inf).to(exponent.dtype))
-        terms = exponent.sub_(top.index_select(0, pairs.anchor)).exp_()
+        self.active.index_add_(0, pairs.anchor, above)
+        terms = _powers(exponent, top.index_select(0, pairs.anchor)).mul_(above)
         self._sum.index_add_(0, pairs.anchor, terms)
         self._gradient += pairs.weighted_sum(terms, len(top))
 
-    def log_sum(self) -> Float[Tensor, " B"]:
-        """The logarithm of Σ e^E over what was taken in."""
+    def statistic(self, monoid: Monoid) -> Float[Tensor, " B"]:
+        """What a fold of E over the pairs above the bound gives: log Σ e^E, or max E."""
+        if monoid is MAX:
+            return torch.where(self.active > 0, self._top, -torch.inf)
         return self._top + self._sum.log()
 
     def gradient(self, log_factor: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
@@ -165,8 +174,21 @@ class RunningSoftmax:
         return shift
 
 
-def _count(block: Tensor, other_than: float = 0.0) -> Float[Tensor, " B"]:
-    return torch.ne(block, other_than, out=torch.empty_like(block)).sum(dim=1)
+def _powers(exponent: Tensor, shift: Tensor) -> Tensor:
+    """e^{E − shift}, in place, as a power of two: less than half the time of e."""
+    return torch.add(-_LOG2E * shift, exponent, alpha=_LOG2E, out=exponent).exp2_()
+
+
+def _above(pairs: Pairs, bound: Bound) -> Float[Tensor, " n"]:
+    """One for pairs above the bound: a screened list has some that are not."""
+    if bound is None:
+        return torch.ones_like(pairs.sim)
+    limit = bound.flatten().index_select(0, pairs.anchor) if isinstance(bound, Tensor) else bound
+    return (pairs.sim > limit).to(pairs.sim.dtype)
+
+
+def _count(block: Tensor) -> Float[Tensor, " B"]:
+    return torch.ne(block, 0, out=torch.empty_like(block)).sum(dim=1)
 
 
 def _not_none(exponent: Tensor | None) -> Tensor:

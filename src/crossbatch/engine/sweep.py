@@ -18,11 +18,11 @@ from torch import Tensor
 
 from crossbatch._shapes import Float
 from crossbatch.engine.pairs import Anchors, Mixed, Split, above, places_of
-from crossbatch.engine.plain import Bound, Path, PlainSweep
-from crossbatch.engine.push import Block, Pairs, Push, RunningSoftmax, Weighted, columns
+from crossbatch.engine.plain import Path, PlainSweep
+from crossbatch.engine.push import Block, Bound, Pairs, Push, RunningSoftmax, Weighted, columns
 from crossbatch.references import References
 from crossbatch.weighting import PairWeighting, Statistic
-from crossbatch.weighting.statistics import Stats
+from crossbatch.weighting.statistics import LOG_SUM_EXP, MAX, Stats
 
 _BLOCK_BYTES = {"cpu": 512 * 1024, "cuda": 64 * 1024 * 1024}
 _RECORDS = 64  # pairs put by for each anchor, on average; with more it does not pay
@@ -151,14 +151,13 @@ class _Sweep:
             exponent(self._x.new_zeros(len(self._x), 1), columns(self._stats)) if first else None
         )
         if first and probe is not None and not self._reference_gradient:
-            known = [s for s in pushed if s.term == exponent]
+            terms = [self._weighting.negative_term, *([exponent] if bound is None else [])]
+            known = [s for s in pushed if s.term in terms and s.monoid in (MAX, LOG_SUM_EXP)]
             sinks = [_Folding([s for s in pushed if s not in known], self._stats, values)]
-            softmax = RunningSoftmax(
-                self._weighting, self._stats, self._x, bound=bound is not None
-            )
+            softmax = RunningSoftmax(self._weighting, self._stats, self._x, bound)
             self._pass([*sinks, softmax], bound)
             for s in known:
-                values[s.name] = s.monoid.merge(values[s.name], softmax.log_sum())
+                values[s.name] = s.monoid.merge(values[s.name], softmax.statistic(s.monoid))
             self._softmax = softmax
             return
         rising = self._weighting.rising_bound(self._stats | values) if first else None

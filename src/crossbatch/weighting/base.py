@@ -75,10 +75,7 @@ class PairWeighting(ABC):
 
         Finals define this or :meth:`negative_exponent`.
         """
-        exponent = self.negative_exponent(sim, stats)
-        if exponent is None:
-            raise NotImplementedError(f"{type(self).__name__} has no negative weight function")
-        return (exponent + self.negative_log_factor(stats)).exp_()
+        return (self.negative_term(sim, stats) + self.negative_log_factor(stats)).exp_()
 
     def negative_bound(self, stats: Stats) -> Tensor | float | None:
         """A similarity at or below which w⁻ is exactly zero, or None if there is no such bound.
@@ -101,12 +98,24 @@ class PairWeighting(ABC):
     def negative_exponent(self, sim: Tensor, stats: Stats) -> Tensor | None:
         """E of w⁻ = exp(E(S) + F), elementwise, where w⁻ has this form; else None.
 
-        E reads what :meth:`negative_bound` may read, and is −∞ where w⁻ vanishes. F, the
-        :meth:`negative_log_factor`, is one number for each anchor and reads everything. Then one
-        sweep takes statistics and gradient together, as a running softmax does.
+        E reads what :meth:`negative_bound` may read, and grows with S where there is a bound,
+        which it need not regard itself. F, the :meth:`negative_log_factor`, is one number for each
+        anchor and reads everything. Then one sweep takes statistics and gradient together, as a
+        running softmax does.
         """
         del sim, stats
         return None
+
+    def negative_term(self, sim: Tensor, stats: Stats) -> Tensor:
+        """E above the bound, −∞ at or below it: the term of a log-sum that comes with the softmax.
+
+        A stage that folds this term, by ``LOG_SUM_EXP`` or by ``MAX``, costs nothing of its own.
+        """
+        exponent = self.negative_exponent(sim, stats)
+        if exponent is None:
+            raise NotImplementedError(f"{type(self).__name__} has no negative weight function")
+        bound = self.negative_bound(stats)
+        return exponent if bound is None else exponent.masked_fill(sim <= bound, -torch.inf)
 
     def negative_log_factor(self, stats: Stats) -> Tensor:
         """F of :meth:`negative_exponent`."""

@@ -48,7 +48,7 @@ class DecoupledContrastive(PairWeighting):
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # noqa: D102
-        return ((Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_exponent),),)
+        return ((Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_term),),)
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
         weight = 1 / (self.temperature * stats["positives"].clamp(min=1))

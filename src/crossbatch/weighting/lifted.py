@@ -52,7 +52,7 @@ class LiftedStructure(PairWeighting):
     @property
     def stages(self) -> tuple[Stage, ...]:  # noqa: D102
         positive = Statistic("log_positive", "positive", LOG_SUM_EXP, self._positive_exponent)
-        negative = Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_exponent)
+        negative = Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_term)
         return ((positive, negative),)
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102

@@ -66,15 +66,14 @@ class MultiSimilarity(PairWeighting):
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # noqa: D102
-        log_positive = Statistic("log_positive", "positive", LOG_SUM_EXP, self._positive_exponent)
-        log_negative = Statistic(
-            "log_negative", "negative", LOG_SUM_EXP, self.negative_exponent, bounded=True
-        )
+        lse = LOG_SUM_EXP
+        log_positive = Statistic("log_positive", "positive", lse, self._positive_exponent)
+        log_negative = Statistic("log_negative", "negative", lse, self.negative_term, True)
         if self.epsilon is None:
             return ((log_negative, log_positive),)
-        pulled = Statistic("hardest_positive", "positive", MIN, similarity)
-        pushed = Statistic("hardest_negative", "negative", MAX, self._mined, bounded=True)
-        return ((pulled,), (pushed, log_negative), (log_positive,))
+        hardest = Statistic("hardest_positive", "positive", MIN, similarity)
+        highest = Statistic("highest_exponent", "negative", MAX, self.negative_term, True)
+        return ((hardest,), (highest, log_negative), (log_positive,))
 
     def positive(self, sim: Tensor, stats: Stats) -> Tensor:  # noqa: D102
         log_sum = torch.logaddexp(stats["log_positive"], torch.zeros_like(stats["log_positive"]))
@@ -84,10 +83,9 @@ class MultiSimilarity(PairWeighting):
         return None if self.epsilon is None else stats["hardest_positive"] - self.epsilon
 
     def negative_exponent(self, sim: Tensor, stats: Stats) -> Tensor:
-        """β(S − λ) on N', −∞ elsewhere."""
-        exponent = (sim - self.base).mul_(self.beta)
-        bound = self.negative_bound(stats)
-        return exponent if bound is None else exponent.masked_fill_(sim <= bound, -torch.inf)
+        """β(S − λ)."""
+        del stats
+        return (sim - self.base).mul_(self.beta)
 
     def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
         return -torch.logaddexp(stats["log_negative"], torch.zeros_like(stats["log_negative"]))
@@ -101,13 +99,9 @@ class MultiSimilarity(PairWeighting):
         )
 
     def _positive_exponent(self, sim: Tensor, stats: Stats) -> Tensor:
-        """−α(S − λ) on P', −∞ elsewhere."""
+        """−α(S − λ) on P', −∞ elsewhere: P' is empty where no negative is mined."""
         exponent = (sim - self.base).mul_(-self.alpha)
         if self.epsilon is None:
             return exponent
-        return exponent.masked_fill_(sim >= stats["hardest_negative"] + self.epsilon, -torch.inf)
-
-    def _mined(self, sim: Tensor, stats: Stats) -> Tensor:
-        """S on N', −∞ elsewhere: below the bound no positive is mined, either."""
-        bound = self.negative_bound(stats)
-        return sim if bound is None else sim.masked_fill(sim <= bound, -torch.inf)
+        hardest_negative = stats["highest_exponent"] / self.beta + self.base
+        return exponent.masked_fill_(sim >= hardest_negative + self.epsilon, -torch.inf)

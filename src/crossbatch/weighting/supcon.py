@@ -53,7 +53,7 @@ class SupCon(PairWeighting):
             (
                 Statistic("log_positive", "positive", LOG_SUM_EXP, self.negative_exponent),
                 Statistic("sum_positive", "positive", SUM, similarity),
-                Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_exponent),
+                Statistic("log_negative", "negative", LOG_SUM_EXP, self.negative_term),
             ),
         )
 

@@ -1,0 +1,130 @@
+"""Losses beside a memory, forward and backward: each weighting against the same loss of PML.
+
+    python benchmarks/weightings.py [--threads 1] [--repeats 7] [--batch 64] [--dim 128]
+                                    [--rows 55000]
+
+The memory of benchmarks/memory_loss.py in its trained regime; figures are medians of interleaved
+steps in one process.
+"""
+
+import argparse
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import crossbatch as xb
+from benchmarks.memory_loss import Step, make, measure, product
+
+
+def ours(weighting: xb.PairWeighting) -> Callable[..., Step]:
+    def build(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+        memory = xb.CrossBatchMemory(len(m), m.shape[1])
+        memory.enqueue(m, ml, mi)
+        loss_fn = xb.PairLoss(weighting)
+
+        def step() -> Tensor:
+            x = z.clone().requires_grad_()
+            memory.enqueue(x, labels, ids)
+            loss_fn(x, labels, ids=ids, references=memory).backward()
+            return x
+
+        return step
+
+    return build
+
+
+def pml(make_loss: Callable[[], tuple[Any, Any]]) -> Callable[..., Step]:
+    def build(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+        from pytorch_metric_learning import losses
+
+        del ids, mi
+        loss, miner = make_loss()
+        memory = losses.CrossBatchMemory(loss, m.shape[1], memory_size=len(m), miner=miner)
+        memory.add_to_memory(m, ml, len(m))
+
+        def step() -> Tensor:
+            x = z.clone().requires_grad_()
+            memory(x, labels).backward()
+            return x
+
+        return step
+
+    return build
+
+
+def peers() -> dict[str, tuple[xb.PairWeighting, Callable[[], tuple[Any, Any]] | None]]:
+    from pytorch_metric_learning import distances, losses, miners
+
+    cosine = distances.CosineSimilarity()
+    return {
+        "contrastive": (
+            xb.Contrastive(),
+            lambda: (losses.ContrastiveLoss(1, 0.5, distance=cosine), None),
+        ),
+        "multi-similarity, mining": (
+            xb.MultiSimilarity(2.0, 50.0),
+            lambda: (losses.MultiSimilarityLoss(2, 50, 0.5), miners.MultiSimilarityMiner(0.1)),
+        ),
+        "multi-similarity": (
+            xb.MultiSimilarity(2.0, 50.0, epsilon=None),
+            lambda: (losses.MultiSimilarityLoss(2, 50, 0.5), None),
+        ),
+        "supcon": (xb.SupCon(), lambda: (losses.SupConLoss(0.1), None)),
+        "nt-xent": (xb.NTXent(), None),  # PML holds positives × negatives: over 16 GB here
+        "hardest triplet": (
+            xb.HardestTriplet(),
+            lambda: (
+                losses.TripletMarginLoss(0.1, distance=cosine),
+                miners.BatchHardMiner(distance=cosine),
+            ),
+        ),
+        "circle": (xb.Circle(), lambda: (losses.CircleLoss(0.4, 80), None)),
+        "lifted structure": (
+            xb.LiftedStructure(),
+            lambda: (
+                losses.GeneralizedLiftedStructureLoss(-1, 0, distance=cosine),
+                None,
+            ),
+        ),
+        "nca": (xb.NCA(), lambda: (losses.NCALoss(10, distance=cosine), None)),
+        "tuplet margin": (xb.TupletMargin(), None),  # likewise
+        "margin": (xb.Margin(), None),
+        "ranked list": (xb.RankedList(), None),
+        "binomial deviance": (xb.BinomialDeviance(), None),
+        "decoupled": (xb.DecoupledContrastive(), None),
+        "fastap": (xb.FastAP(), None),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--repeats", type=int, default=7, help="steps of each contender")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=55_000)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    case = make(options.batch, options.dim, options.rows, 0.005)
+    print(f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)")
+    print(f"B={options.batch}, D={options.dim}, M={options.rows:,}, trained regime")
+    print("| weighting | ms | ÷ product | pml ÷ | MB | pml MB |")
+    print("|---|---|---|---|---|---|")
+    for name, (weighting, peer) in peers().items():
+        contenders: dict[str, Callable[..., Step]] = {"product": product, "ours": ours(weighting)}
+        if peer is not None:
+            contenders["pml"] = pml(peer)
+        found = measure(case, options.repeats, contenders)
+        ms, mb = found["ours"]
+        if peer is not None:
+            beside = f"| {found['pml'][0] / ms:.1f} | {mb:.0f} | {found['pml'][1]:.0f} |"
+        else:
+            beside = f"| – | {mb:.0f} | – |"
+        print(f"| {name} | {ms:.1f} | {ms / found['product'][0]:.2f} {beside}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
