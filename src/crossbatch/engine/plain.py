@@ -5,7 +5,7 @@ r"""The long way past the plain references, block by block, by the cheapest path
     screened   8-bit S̃ ≥ S (see :mod:`crossbatch.codes`); S itself only where S̃ passes the bound.
 
 Which pairs have a weight is the same on each path. It is chosen tile by tile, from the share of
-pairs above the bound among the first few references of the tile. A block of similarities fits half
+pairs above the bound among some references spread over the tile. A block of similarities fits half
 of a second-level cache; a tile is several blocks, whose surviving pairs are handed on together.
 
 On a CPU numpy compares and searches three times faster than torch; hence its use below.
@@ -80,7 +80,8 @@ class PlainSweep:
     def _cheapest(self, tile: Tile) -> Path:
         if not self._cpu:
             return "dense"  # looking for pairs would wait for the device
-        few = tile.embeddings[:_PROBE].detach().to(self._x.dtype)
+        stride = max(len(tile.labels) // _PROBE, 1)
+        few = tile.embeddings[::stride].detach().to(self._x.dtype)
         share = float((self._x @ few.T > self._row_bound()).float().mean())
         if share < _SCREENED_BELOW and self._x.dtype == torch.float32:
             return "screened"
