@@ -14,7 +14,8 @@ FOREIGN = {"pml.forward", "pml.create_indices_tuple"}  # the signature is anothe
 
 
 def functions(path):
-    """All functions but those of autograd functions, whose parameters torch fixes."""
+    """All functions but those of autograd functions, whose parameters torch fixes, and kernels,
+    which take pointers one by one."""
     found = []
 
     class Finder(ast.NodeVisitor):
@@ -23,7 +24,8 @@ def functions(path):
                 self.generic_visit(node)
 
         def visit_FunctionDef(self, node):
-            found.append(node)
+            if "triton.jit" not in [ast.unparse(d) for d in node.decorator_list]:
+                found.append(node)
             self.generic_visit(node)
 
     Finder().visit(ast.parse(path.read_text()))

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import crossbatch as xb
 from crossbatch.engine import Tiling
+from crossbatch.engine.pairs import Anchors
+from crossbatch.engine.sweep import sweep
 from tests import naive
 from tests.generators import problem
 from tests.tables import REDUCTIONS, SINGULAR_AT_ONE, WEIGHTINGS
@@ -99,6 +101,38 @@ def test_a_memory_with_codes_on_any_path(w, seed, rows, path, dtype):
         assert torch.equal(getattr(screened, name), getattr(whole, name)), name
     for name, value in whole.statistics.items():
         torch.testing.assert_close(screened.statistics[name], value, rtol=1e-4, atol=1e-4)
+
+
+LINES = {k: w for k, w in WEIGHTINGS.items() if w.negative_line is not None}
+
+
+@pytest.mark.parametrize("w", LINES.values(), ids=LINES.keys())
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_kernel_is_the_dense_path(w, seed):
+    """Through Triton's interpreter where there is no GPU."""
+    pytest.importorskip("triton")
+    twin = type(w) not in SINGULAR_AT_ONE
+    p = problem(seed, anchors=19, references=210, classes=120, dtype=torch.float32, twin=twin)
+    whole, expected = run(w, p, rows=1000, path="dense")
+    anchors = Anchors.of(p.a, p.labels, p.ids)
+    assert "fused" in sweep(anchors, p.references, w, rows=9, path="fused").paths
+    for rows in (1000, 9):
+        fused, gradient = run(w, p, rows=rows, path="fused")
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fused.value, whole.value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(fused.active_negatives, whole.active_negatives)
+
+
+@pytest.mark.parametrize("w", LINES.values(), ids=LINES.keys())
+def test_a_line_is_the_exponent(w):
+    sim = torch.linspace(-1, 1, 9, dtype=torch.float64)[None]
+    slope, offset = w.negative_line
+    exponent = w.negative_exponent(sim, {})
+    if exponent is None:  # w⁻ itself, above the bound
+        exponent = w.negative(sim, {"easiest_positive": torch.tensor([[-1.0]])}).log()
+        kept = exponent > -torch.inf
+        exponent, sim = exponent[kept], sim[kept]
+    torch.testing.assert_close(exponent, slope * sim + offset)
 
 
 @weightings
@@ -212,9 +246,6 @@ def test_from_functions_is_the_class():
 
 
 def test_the_engine_chooses_sparse_when_few_are_active_and_dense_when_many():
-    from crossbatch.engine.pairs import Anchors
-    from crossbatch.engine.sweep import sweep
-
     p = problem(13, references=9000, classes=6000, dtype=torch.float32)
     anchors = Anchors.of(p.a, p.labels, p.ids)
     memory = xb.CrossBatchMemory(9000, p.a.shape[1])

@@ -3,6 +3,7 @@ r"""The long way past the plain references, block by block, by the cheapest path
     dense      S = A Rᵀ; every pair is handed on.
     sparse     S = A Rᵀ; pairs above the weighting's bound are handed on.
     screened   8-bit S̃ ≥ S (see :mod:`crossbatch.codes`); S itself only where S̃ passes the bound.
+    fused      one kernel for similarity, weight and product (:mod:`crossbatch.engine.fused`).
 
 Which pairs have a weight is the same on each path. It is chosen tile by tile, from the share of
 pairs above the bound among some references spread over the tile. A block of similarities fits half
@@ -22,11 +23,14 @@ from torch import Tensor
 
 from crossbatch._shapes import Float
 from crossbatch.codes import ROUNDING, Codes, encode
+from crossbatch.engine.fused import fits, fused_sums
 from crossbatch.engine.pairs import Split, above, as_tensor, places_of
 from crossbatch.engine.push import Block, Bound, Pairs, Push
 from crossbatch.references import Encodable, Tile
 
-Path = Literal["dense", "sparse", "screened"]
+Path = Literal["dense", "sparse", "screened", "fused"]
+Line = tuple[float, float] | None
+
 _SCREENED_BELOW = 0.05  # share of pairs above the bound
 _SPARSE_BELOW = 0.12
 _PROBE = 256  # references that tell the share
@@ -41,13 +45,20 @@ class PlainSweep:
         split: Anchors and references.
         bound: Pairs at or below it have no weight and no term: a number, one for each anchor
             (B,), or None.
+        line: (u, v) of the weighting's exponent, where the only sink takes a kernel's sums.
         path: Forces a path; None chooses.
     """
 
-    def __init__(self, split: Split, *, bound: Bound, path: Path | None) -> None:
-        self._split, self._bound = split, bound
-        self._forced: Path | None = "dense" if bound is None else path
+    def __init__(
+        self, split: Split, *, bound: Bound, line: Line = None, path: Path | None = None
+    ) -> None:
+        self._split, self._bound, self._line = split, bound, line
         x = split.anchors.embeddings
+        if line is not None and path in (None, "fused") and (x.is_cuda or path) and fits(x):
+            path = "fused"
+        elif bound is None or path == "fused":
+            path = "dense"
+        self._forced: Path | None = path
         self._x = x
         self._cpu = x.device.type == "cpu"
         self._codes: Codes | None = None
@@ -62,6 +73,9 @@ class PlainSweep:
         for start, tile, mixed in self._split.plain_tiles():
             path = self._choose(tile)
             self.taken.append(path)
+            if path == "fused":
+                self._fused(tile, mixed, sinks)
+                continue
             if path == "dense":
                 self._dense(start, tile, mixed, sinks)
                 continue
@@ -102,6 +116,18 @@ class PlainSweep:
     def _blocks(self, tile: Tile) -> list[slice]:
         count, rows = len(tile.labels), self._split.rows
         return [slice(a, min(a + rows, count)) for a in range(0, count, rows)]
+
+    def _fused(self, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
+        assert self._line is not None
+        hidden = torch.zeros(len(tile.labels), dtype=torch.bool, device=self._x.device)
+        hidden.index_fill_(0, as_tensor(mixed).to(hidden.device), True)
+        bound = self._bound
+        if isinstance(bound, float | int):
+            bound = self._x.new_full((len(self._x),), bound)
+        references = tile.embeddings.detach()
+        sums = fused_sums(self._x, references, hidden, line=self._line, bound=bound)
+        for sink in sinks:
+            sink.sums(sums)
 
     def _dense(self, start: int, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
         for part in self._blocks(tile):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossbatch._shapes import Float, Int, Shaped
+from crossbatch.engine.fused import Sums
 from crossbatch.weighting import PairWeighting
 from crossbatch.weighting.statistics import MAX, Monoid, Stats
 
@@ -82,6 +83,10 @@ class Push(Protocol):
         """Some pairs; all others that stood beside them have no weight."""
         ...
 
+    def sums(self, sums: Sums) -> None:
+        """What a kernel made of a whole tile."""
+        ...
+
 
 def columns(stats: Stats) -> dict[str, Tensor]:
     """(B, …) as (B, 1, …), to stand beside blocks of similarities."""
@@ -107,6 +112,11 @@ class Weighted:
         self.active += _count(weights)
         if self.reference is not None:
             self.reference[block.place].addmm_(weights.T, self.reference_anchors)
+
+    def sums(self, sums: Sums) -> None:
+        """Take in a tile that a kernel went past: w⁻ is e^E itself."""
+        self.gradient += sums.top.exp()[:, None] * sums.gradient
+        self.active += sums.active
 
     def pairs(self, pairs: Pairs) -> None:
         """Weigh some pairs."""
@@ -151,6 +161,14 @@ class RunningSoftmax:
         terms = _powers(exponent, top.index_select(0, pairs.anchor)).mul_(above)
         self._sum.index_add_(0, pairs.anchor, terms)
         self._gradient += pairs.weighted_sum(terms, len(top))
+
+    def sums(self, sums: Sums) -> None:
+        """Take in a tile that a kernel went past."""
+        shift = self._rise(sums.top)
+        share = (sums.top - shift).exp_()
+        self._sum += share * sums.total
+        self._gradient += share[:, None] * sums.gradient
+        self.active += sums.active
 
     def statistic(self, monoid: Monoid) -> Float[Tensor, " B"]:
         """What a fold of E over the pairs above the bound gives: log Σ e^E, or max E."""

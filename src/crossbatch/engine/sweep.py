@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from crossbatch._shapes import Float
+from crossbatch.engine.fused import Sums
 from crossbatch.engine.pairs import Anchors, Mixed, Split, above, places_of
 from crossbatch.engine.plain import Path, PlainSweep
 from crossbatch.engine.push import Block, Bound, Pairs, Push, RunningSoftmax, Weighted, columns
@@ -153,9 +154,12 @@ class _Sweep:
         if first and probe is not None and not self._reference_gradient:
             terms = [self._weighting.negative_term, *([exponent] if bound is None else [])]
             known = [s for s in pushed if s.term in terms and s.monoid in (MAX, LOG_SUM_EXP)]
-            sinks = [_Folding([s for s in pushed if s not in known], self._stats, values)]
+            others = [s for s in pushed if s not in known]
             softmax = RunningSoftmax(self._weighting, self._stats, self._x, bound)
-            self._pass([*sinks, softmax], bound)
+            if others:
+                self._pass([_Folding(others, self._stats, values), softmax], bound)
+            else:
+                self._pass([softmax], bound, line=self._weighting.negative_line)
             for s in known:
                 values[s.name] = s.monoid.merge(values[s.name], softmax.statistic(s.monoid))
             self._softmax = softmax
@@ -187,7 +191,12 @@ class _Sweep:
                 weighted.pairs(pairs)
         else:
             bound = self._bound(pushed)
-            self._pass([folding, weighted], None if self._reference_gradient else bound)
+            if self._reference_gradient:
+                self._pass([folding, weighted], None)
+            elif pushed or self._weighting.negative_bound(self._stats) is None:
+                self._pass([folding, weighted], bound)
+            else:
+                self._pass([weighted], bound, line=self._weighting.negative_line)
         last.push_gradient += weighted.gradient
         last.active_negatives += weighted.active
 
@@ -197,8 +206,10 @@ class _Sweep:
             return None
         return self._weighting.negative_bound(self._stats)
 
-    def _pass(self, sinks: list[Push], bound: Bound) -> None:
-        plain = PlainSweep(self._split, bound=bound, path=self._path)
+    def _pass(
+        self, sinks: list[Push], bound: Bound, line: tuple[float, float] | None = None
+    ) -> None:
+        plain = PlainSweep(self._split, bound=bound, line=line, path=self._path)
         plain.run(sinks)
         self._taken += plain.taken
 
@@ -229,6 +240,9 @@ class _Folding:
             term = s.term(pairs.sim, pairs.at_anchors(self._early))
             rows = len(self._values[s.name])
             self._merge(s, s.monoid.fold_pairs(term, pairs.anchor, rows))
+
+    def sums(self, sums: Sums) -> None:
+        raise AssertionError("statistics are folded on other paths")
 
     def _merge(self, statistic: Statistic, result: Tensor) -> None:
         name = statistic.name
@@ -262,6 +276,9 @@ class _Records:
         self._met.append(Pairs(anchor, torch.arange(len(flat), device=flat.device), sim, rows))
 
     def pairs(self, pairs: Pairs) -> None:
+        raise AssertionError("a rising bound is met on the dense path")
+
+    def sums(self, sums: Sums) -> None:
         raise AssertionError("a rising bound is met on the dense path")
 
     def final(self) -> list[Pairs] | None:

@@ -52,6 +52,10 @@ class Rivalry:
         del stats
         return sim * self.sharpness
 
+    @property
+    def negative_line(self) -> tuple[float, float]:
+        return (self.sharpness, 0.0)
+
     def negative_log_factor(self, stats: Stats) -> Tensor:
         mean = self.sharpness / stats["positives"].clamp(min=1)
         return stats["log_share"] + mean.log()

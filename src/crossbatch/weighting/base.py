@@ -117,6 +117,14 @@ class PairWeighting(ABC):
         bound = self.negative_bound(stats)
         return exponent if bound is None else exponent.masked_fill(sim <= bound, -torch.inf)
 
+    @property
+    def negative_line(self) -> tuple[float, float] | None:
+        """(u, v) where E = u S + v above the bound, which a GPU's kernel can take; else None.
+
+        For a weighting without E: where w⁻ itself is e^{u S + v} above the bound.
+        """
+        return None
+
     def negative_log_factor(self, stats: Stats) -> Tensor:
         """F of :meth:`negative_exponent`."""
         raise NotImplementedError

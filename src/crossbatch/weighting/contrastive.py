@@ -60,5 +60,9 @@ class Contrastive(PairWeighting):
         del stats
         return self.margin
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (0.0, 0.0)
+
     def value(self, stats: Stats) -> tuple[Tensor, Tensor]:  # noqa: D102
         return stats["positives"] - stats["pull"], stats["push"]

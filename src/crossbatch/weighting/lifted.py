@@ -63,6 +63,10 @@ class LiftedStructure(PairWeighting):
         del stats
         return sim * self.scale
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (self.scale, 0.0)
+
     def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
         return torch.where(self._hinge(stats) > 0, -stats["log_negative"], -torch.inf)
 

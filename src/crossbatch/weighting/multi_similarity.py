@@ -87,6 +87,10 @@ class MultiSimilarity(PairWeighting):
         del stats
         return (sim - self.base).mul_(self.beta)
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (self.beta, -self.beta * self.base)
+
     def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
         return -torch.logaddexp(stats["log_negative"], torch.zeros_like(stats["log_negative"]))
 

@@ -63,6 +63,10 @@ class NCA(PairWeighting):
         del stats
         return sim / self.temperature
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (1 / self.temperature, 0.0)
+
     def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
         return -self._log_all(stats) - math.log(self.temperature)
 

@@ -63,6 +63,10 @@ class ProxyAnchor(PairWeighting):
         del stats
         return (sim + self.delta).mul_(self.alpha)
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (self.alpha, self.alpha * self.delta)
+
     def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
         return math.log(self.alpha) - _with_one(stats["log_negative"])
 

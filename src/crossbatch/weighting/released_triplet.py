@@ -62,5 +62,9 @@ class ReleasedTriplet(PairWeighting):
     def negative_bound(self, stats: Stats) -> Tensor:  # noqa: D102
         return stats["easiest_positive"].clamp(min=self.base) - self.epsilon
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (0.0, 0.0)
+
     def value(self, stats: Stats) -> tuple[Tensor, Tensor]:  # noqa: D102
         return stats["active_positives"] - stats["pull"], stats["push"]

@@ -65,6 +65,10 @@ class SupCon(PairWeighting):
         del stats
         return sim / self.temperature
 
+    @property
+    def negative_line(self) -> tuple[float, float]:  # noqa: D102
+        return (1 / self.temperature, 0.0)
+
     def negative_log_factor(self, stats: Stats) -> Tensor:  # noqa: D102
         factor = -self._log_all(stats) - math.log(self.temperature)
         return torch.where(stats["positives"] > 0, factor, -torch.inf)
