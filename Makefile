@@ -43,7 +43,8 @@ docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/bench
-	$(BIN)/python benchmarks/memory_loss.py
+	$(BIN)/python -m benchmarks.memory_loss
+	$(BIN)/python -m benchmarks.weightings
 
 clean:
 	rm -rf $(VENV) runs site

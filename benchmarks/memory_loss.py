@@ -1,6 +1,6 @@
 """The loss of a batch against a memory, forward and backward, beside its peers.
 
-    python benchmarks/memory_loss.py [--threads 1] [--repeats 7] [--quick]
+    python -m benchmarks.memory_loss [--threads 1] [--repeats 7] [--quick]
 
 Contrastive loss, λ = .5, float32, in one process, the contenders taking turns. Two regimes:
 *early*, 30 % of the negatives above the margin, and *trained*, 0.5 %. The yardstick is one bare

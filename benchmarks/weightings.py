@@ -1,6 +1,6 @@
 """Losses beside a memory, forward and backward: each weighting against the same loss of PML.
 
-    python benchmarks/weightings.py [--threads 1] [--repeats 7] [--batch 64] [--dim 128]
+    python -m benchmarks.weightings [--threads 1] [--repeats 7] [--batch 64] [--dim 128]
                                     [--rows 55000]
 
 The memory of benchmarks/memory_loss.py in its trained regime; figures are medians of interleaved
