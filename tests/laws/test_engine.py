@@ -238,6 +238,34 @@ def test_equal_embeddings_stay_finite(w):
     assert torch.isfinite(run(w, p)[1]).all()
 
 
+@weightings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_similarities_above_one_stay_finite(w, dtype):
+    """Rounding makes them; a norm that is a little too long makes more of them."""
+    p = problem(14, dtype=dtype)
+    p.a, p.r = p.a * 1.0005, p.r * 1.0005
+    result, gradient = run(w, p)
+    assert torch.isfinite(gradient).all()
+    assert torch.isfinite(result.value)
+
+
+@weightings
+def test_labels_that_the_references_do_not_have(w):
+    p = problem(15)
+    p.labels += 10**9
+    result, gradient = run(w, p)
+    assert torch.isfinite(gradient).all()
+    assert not result.positives.any()
+
+
+@weightings
+def test_rows_that_are_not_finite_are_named(w):
+    p = problem(16)
+    p.a[3, 1] = torch.nan
+    with pytest.raises(xb.CrossbatchError, match=r"NaN or infinity in 1 rows, the first: \[3\]"):
+        run(w, p)
+
+
 def test_from_functions_is_the_class():
     p = problem(12)
     w = xb.Contrastive(0.3)
