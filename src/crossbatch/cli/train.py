@@ -41,7 +41,10 @@ def main(argv: list[str]) -> int:
         out, config = parse(argv)
         run = train(config, out)
     if os.environ.get("RANK", "0") == "0":
-        Console(stderr=True).print(f"The encoder stands in [bold]{run.encoder}[/bold].")
+        console, advice = Console(stderr=True), run.advice()
+        if advice is not None:
+            console.print(advice)
+        console.print(f"The encoder stands in [bold]{run.encoder}[/bold].")
     return 0
 
 

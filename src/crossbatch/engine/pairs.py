@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch._lookup import Lookup
 from crossbatch._shapes import Bool, Float, Int
 from crossbatch.references import References, Tile
 
 BLOCKS = 8
 """Blocks of similarities in a tile."""
-_HASHES = 1 << 16
 _MIXED_BELOW = 0.25  # share of mixed references above which gathering them does not pay
 _KEPT = 1 << 21  # similarities of mixed references that are kept from sweep to sweep
 
@@ -67,7 +67,7 @@ class Split:
 
     def __init__(self, anchors: Anchors, references: References, rows: int) -> None:
         self.anchors, self.references, self.rows = anchors, references, rows
-        tables = _table(anchors.labels), _table(anchors.ids)
+        tables = Lookup.of(anchors.labels), Lookup.of(anchors.ids)
         found = [_candidates(tile, *tables) for tile in references.tiles(rows * BLOCKS)]
         count = sum(len(places) for places in found)
         self.all_mixed = count > _MIXED_BELOW * len(references)
@@ -133,22 +133,9 @@ class Split:
         return Mixed(references, sim, same_label & other_id, ~same_label & other_id, place)
 
 
-def _hash(values: Tensor) -> Tensor:
-    values = values.long()
-    return (values ^ (values >> 16)).bitwise_and_(_HASHES - 1)
-
-
-def _table(values: Tensor) -> Tensor:
-    """Which hashes occur."""
-    return torch.zeros(_HASHES, dtype=torch.bool, device=values.device).index_fill_(
-        0, _hash(values), True
-    )
-
-
-def _candidates(tile: Tile, label_table: Tensor, id_table: Tensor) -> Int[Tensor, " C"]:
+def _candidates(tile: Tile, labels: Lookup, ids: Lookup) -> Int[Tensor, " C"]:
     """Rows that may carry a label or an id of the batch: all that do, and few more."""
-    found = label_table.index_select(0, _hash(tile.labels))
-    return places_of(found.logical_or_(id_table.index_select(0, _hash(tile.ids))))
+    return places_of(labels.may_hold(tile.labels).logical_or_(ids.may_hold(tile.ids)))
 
 
 def places_of(mask: Bool[Tensor, "..."]) -> Int[Tensor, " C"]:

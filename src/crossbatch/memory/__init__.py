@@ -1,5 +1,6 @@
-"""Memories of past embeddings: references that keep themselves up to date."""
+"""Memories of past embeddings: references that a training fills as it goes along."""
 
+from crossbatch.memory.drift import Drift, advise
 from crossbatch.memory.ring import CrossBatchMemory
 
-__all__ = ["CrossBatchMemory"]
+__all__ = ["CrossBatchMemory", "Drift", "advise"]

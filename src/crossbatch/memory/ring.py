@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings, check_integers
+from crossbatch._lookup import Lookup
 from crossbatch._shapes import Float, Int
 from crossbatch.codes import Codes, encode
 from crossbatch.errors import CrossbatchError, expected
+from crossbatch.memory.drift import Drift
 from crossbatch.references import Tile
 
 
@@ -122,6 +124,29 @@ class CrossBatchMemory(nn.Module):
             self._coded = self._mark()
         self.enqueued_rows += rows
         self.enqueued_batches += 1
+
+    @torch.no_grad()
+    def drift(self, embeddings: Float[Tensor, "B D"], ids: Int[Tensor, " B"]) -> Drift:
+        """How far the images of a batch have moved since their newest rows were stored.
+
+        Args:
+            embeddings: Fresh ones, shape (B, D), of images that are not enqueued yet.
+            ids: Shape (B,). Images that the memory does not hold are left out.
+
+        Cost: one look-up per row.
+        """
+        check_embeddings(embeddings, where="CrossBatchMemory.drift", dim=self.dim)
+        check_integers(ids, name="ids", rows=len(embeddings), where="CrossBatchMemory.drift")
+        filled = self.ids[: len(self)]
+        few = Lookup.of(ids).may_hold(filled).nonzero().flatten()
+        same = ids[:, None] == filled[few][None, :]
+        newest = (few - self.enqueued_rows) % self.capacity + 1  # 1 … M, the newest row highest
+        recency = (same * newest).amax(dim=1) if len(few) else torch.zeros_like(ids)
+        held = recency > 0
+        place = (recency[held] - 1 + self.enqueued_rows) % self.capacity
+        old = self.embeddings[place].float()
+        squared = (embeddings[held].detach().float() - old).square().sum(dim=1)
+        return Drift(self.enqueued_batches - self.births[place], squared)
 
     def clear(self) -> None:
         """Forget every row."""

@@ -74,6 +74,7 @@ def _rows(groups: list[Group]) -> list[dict[str, Any]]:
             "seeds": len(group.runs),
             "colour": COLOURS[place % len(COLOURS)],
             "cells": [group.summary(metric) for metric in METRICS],
+            "advice": group.runs[0].advice(),
         }
         for place, group in enumerate(groups)
     ]
@@ -97,6 +98,9 @@ def _figures(groups: list[Group]) -> list[dict[str, str]]:
         ("Active negatives", "log.jsonl", ("active_negatives_batch", "active_negatives_memory"),
          True, "Pairs that push: few are left in a batch (whole line), the memory (dashed) keeps "
          "finding more."),
+        ("Drift of stored rows", "log.jsonl", ("drift",), False,
+         "Mean squared distance of an image's fresh embedding from its stored row; 0: as good as "
+         "fresh, 2: unrelated."),
         ("Validation R@1", "validation.jsonl", ("R@1",), False,
          "On training classes held out to pick the checkpoint."),
         ("Images per second", "log.jsonl", ("images_per_second",), False,

@@ -27,6 +27,7 @@ import torch
 import crossbatch
 from crossbatch._files import recover_folder, write_beside
 from crossbatch.errors import CrossbatchError, FormatError, expected
+from crossbatch.memory import advise
 from crossbatch.training.config import TrainConfig, read_config, write_config
 
 FORMAT = 1
@@ -152,6 +153,12 @@ class RunFolder:
                 yield json.loads(line)
             except ValueError:
                 return
+
+    def advice(self) -> str | None:
+        """One sentence on the memory's drift over the last quarter of the log, if it has any."""
+        rows = [row for row in self.rows("log.jsonl") if row.get("drift") is not None]
+        last = rows[len(rows) * 3 // 4 :]
+        return advise([row["drift"] for row in last], [row["drift_age"] for row in last])
 
     def rewind(self, step: int) -> None:
         """Forget what the logs say of steps after ``step``: they will be taken again."""

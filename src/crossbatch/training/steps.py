@@ -26,14 +26,18 @@ from torch import Tensor
 from crossbatch.data import Manifest, PKSampler, hold_out
 from crossbatch.engine import ObjectiveResult, memory_objective
 from crossbatch.errors import CrossbatchError, TrainingError, expected
-from crossbatch.memory import CrossBatchMemory
+from crossbatch.memory import CrossBatchMemory, Drift
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
 
 
 class StepReport(NamedTuple):
-    """What one step did. Losses are of the batch before the step; counts are of pairs."""
+    """What one step did. Losses are of the batch before the step; counts are of pairs.
+
+    ``drift`` is the mean d² of the batch's images since their rows were stored, ``drift_age`` how
+    many batches ago that was on average; None while the memory holds none of them.
+    """
 
     step: int
     loss: float
@@ -44,6 +48,8 @@ class StepReport(NamedTuple):
     active_positives_memory: int
     active_negatives_memory: int
     memory_size: int
+    drift: float | None
+    drift_age: float | None
     learning_rate: float
 
 
@@ -193,6 +199,7 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
             group["lr"] = rate
         embeddings = trainee.network(inputs)
         try:
+            drift = _drift(trainee, embeddings, batch)
             result = _objective(trainee, embeddings.float(), batch)
         except CrossbatchError as error:
             raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
@@ -200,7 +207,13 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
         trainee.accelerator.backward(result.value)
         trainee.optimizer.step()
         trainee.step += 1
-        yield _report(trainee, result, rate)
+        yield _report(trainee, result, drift, rate)
+
+
+def _drift(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Drift | None:
+    if trainee.memory is None or not len(trainee.memory):
+        return None
+    return trainee.memory.drift(embeddings, batch.ids.to(embeddings.device))
 
 
 def _objective(trainee: Trainee, embeddings: Tensor, batch: Classes) -> ObjectiveResult:
@@ -224,8 +237,11 @@ def _objective(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Objectiv
     )
 
 
-def _report(trainee: Trainee, result: ObjectiveResult, rate: float) -> StepReport:
+def _report(
+    trainee: Trainee, result: ObjectiveResult, drift: Drift | None, rate: float
+) -> StepReport:
     batch, memory = result.batch, result.memory
+    held = drift is not None and len(drift.ages) > 0
     return StepReport(
         step=trainee.step,
         loss=result.value.item(),
@@ -236,6 +252,8 @@ def _report(trainee: Trainee, result: ObjectiveResult, rate: float) -> StepRepor
         active_positives_memory=0 if memory is None else int(memory.active_positives.sum()),
         active_negatives_memory=0 if memory is None else int(memory.active_negatives.sum()),
         memory_size=0 if trainee.memory is None else len(trainee.memory),
+        drift=drift.squared.mean().item() if drift is not None and held else None,
+        drift_age=drift.ages.float().mean().item() if drift is not None and held else None,
         learning_rate=rate,
     )
 
