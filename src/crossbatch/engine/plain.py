@@ -87,7 +87,7 @@ class PlainSweep:
         path = self._forced
         if path is None:
             path = self._cheapest(tile)
-        if path == "screened" and not (self._cpu and self._encoded(tile)):
+        if path == "screened" and not (self._cpu and _screens() and self._encoded(tile)):
             return "sparse"
         return path
 
@@ -238,6 +238,16 @@ def _sampled(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """The entries of a product that a sparse matrix has."""
     take = cast(Callable[..., Tensor], torch.sparse.sampled_addmm)  # pyright: ignore
     return take(pattern, left, right, beta=0.0)
+
+
+@functools.cache
+def _screens() -> bool:
+    """Whether this build of torch multiplies integers, and right."""
+    a, b = torch.tensor([[127, -3]]).to(torch.int8), torch.tensor([[127], [5]]).to(torch.int8)
+    try:
+        return int(torch._int_mm(a, b)) == 127 * 127 - 15  # pyright: ignore
+    except (AttributeError, RuntimeError):
+        return False
 
 
 @functools.cache
