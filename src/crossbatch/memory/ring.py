@@ -29,8 +29,8 @@ class CrossBatchMemory(nn.Module):
     whatever module holds it; a training that resumes finds its memory where it was.
 
     Args:
-        capacity: M ≥ 1, the rows that are kept. Their cost is M · (4 D + 24) bytes, and M · (D + 12)
-            more once the engine asks for codes (:meth:`encode`).
+        capacity: M ≥ 1, the rows that are kept. Their cost is M · (4 D + 24) bytes, and
+            M · (D + 12) more once the engine asks for codes (:meth:`encode`).
         dim: D ≥ 1, the width of the embeddings.
         dtype: Of the stored embeddings; a batch of another dtype is converted, never the memory.
 
