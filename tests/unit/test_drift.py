@@ -43,9 +43,9 @@ def test_drift_is_that_of_the_newest_row(seed, capacity, batches, images):
 
 def test_advice_follows_the_drift():
     assert advise([], []) is None
-    assert advise([0.1], [10.0]).startswith("Stored rows are as good as fresh: after 10 batches")
-    assert "lag behind" in advise([0.5, 0.3], [100.0, 300.0])
-    assert "after 200 batches they have moved by d² = 0.40" in advise([0.5, 0.3], [100.0, 300.0])
+    assert advise([0.1], [10.0]).startswith("Stored rows are near: after 10 batches")
+    assert "lag behind" in advise([0.8, 0.6], [100.0, 300.0])
+    assert "after 200 batches they have moved by d² = 0.70" in advise([0.8, 0.6], [100.0, 300.0])
     assert "mislead" in advise([1.2], [50.0])
 
 
