@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crossbatch._shapes import Bool, Int
 
-_HASHES = 1 << 16
+_HASHES = 1 << 18
 
 
 @dataclass(frozen=True)
