@@ -33,7 +33,7 @@ Line = tuple[float, float] | None
 
 _SCREENED_BELOW = 0.05  # share of pairs above the bound
 _SPARSE_BELOW = 0.12
-_PROBE = 256  # references that tell the share
+_PROBE = 1 << 14  # similarities that tell the share
 _WORTH_CODES = 4096  # references
 _GATHERED = 1 << 19  # numbers gathered at a time for exact similarities
 
@@ -94,9 +94,9 @@ class PlainSweep:
     def _cheapest(self, tile: Tile) -> Path:
         if not self._cpu:
             return "dense"  # looking for pairs would wait for the device
-        stride = max(len(tile.labels) // _PROBE, 1)
+        stride = max(len(tile.labels) * len(self._x) // _PROBE, 1)
         few = tile.embeddings[::stride].detach().to(self._x.dtype)
-        share = float((self._x @ few.T > self._row_bound()).float().mean())
+        share = _share_above(self._x @ few.T, self._row_bound())
         if share < _SCREENED_BELOW and self._x.dtype == torch.float32:
             return "screened"
         return "sparse" if share < _SPARSE_BELOW else "dense"
@@ -176,6 +176,12 @@ class PlainSweep:
         anchor, column, _ = _coordinates(passing, mixed)
         sim = _similarities(self._x, anchor, tile.embeddings, column)
         return Pairs(anchor, column, sim, tile.embeddings)
+
+
+def _share_above(sim: Tensor, bound: Tensor | float) -> float:
+    passing = torch.empty(sim.shape, dtype=torch.bool)
+    above(sim, bound, out=passing)
+    return np.count_nonzero(passing.numpy()) / max(passing.numel(), 1)
 
 
 def _reuse(room: list[Tensor], shape: tuple[int, int]) -> Tensor:
