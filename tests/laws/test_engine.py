@@ -95,12 +95,13 @@ def test_a_memory_with_codes_on_any_path(w, seed, rows, path, dtype):
     whole, expected = run(w, p, rows=1000, path="dense")
     p.memory = memory
     screened, gradient = run(w, p, rows=rows, path=path)
-    torch.testing.assert_close(gradient, expected)
-    torch.testing.assert_close(screened.value, whole.value)
+    near = {"rtol": 3e-4, "atol": 3e-4} if dtype == torch.float32 else {"rtol": 1e-7, "atol": 1e-9}
+    torch.testing.assert_close(gradient, expected, **near)  # 1/D near D = 0 enlarges rounding
+    torch.testing.assert_close(screened.value, whole.value, **near)
     for name in ("positives", "negatives", "active_positives", "active_negatives"):
         assert torch.equal(getattr(screened, name), getattr(whole, name)), name
     for name, value in whole.statistics.items():
-        torch.testing.assert_close(screened.statistics[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(screened.statistics[name], value, **near)
 
 
 LINES = {k: w for k, w in WEIGHTINGS.items() if w.negative_line is not None}

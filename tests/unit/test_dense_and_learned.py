@@ -147,6 +147,14 @@ def test_what_is_out_of_range_is_named(make, message):
         make()
 
 
+def test_what_is_no_reference_is_named(unchecked_shapes):
+    z = torch.eye(3)
+    ids = torch.arange(3)
+    for wrong, name in ((xb.Proxies(3, 3), "Proxies"), (z, "Tensor")):
+        with pytest.raises(xb.CrossbatchError, match=f"Got {name}.*proxies\\(\\)"):
+            xb.pair_loss(z, ids, weighting=xb.NTXent(), references=wrong, ids=ids)
+
+
 def test_a_schedule_turns():
     schedule = xb.Scheduled(xb.Contrastive(0.5), xb.SupCon(), begin=10, end=20)
     assert schedule.at(10) == xb.Contrastive(0.5)

@@ -114,6 +114,14 @@ def pair_loss(
     ids = _checked(embeddings, labels, ids, reduction)
     if references is None:
         references = Batch(embeddings, labels, ids)
+    if not isinstance(references, References):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CrossbatchError(
+            expected(
+                "`references` with a length and tiles in pair_loss",
+                type(references).__name__,
+                "Pass a memory, a Batch, or what Proxies return when they are called: proxies().",
+            )
+        )
     if not len(embeddings) or not len(references):
         raise CrossbatchError(
             expected(
