@@ -149,7 +149,9 @@ class _Sweep:
         sinks: list[Push] = [folding]
         bound = self._bound(pushed)
         probe = (
-            exponent(self._x.new_zeros(len(self._x), 1), columns(self._stats)) if first else None
+            exponent(self._x.new_zeros(len(self._x), 1), columns(self._stats))
+            if first and all(s.side == "positive" for s in self._weighting.report)
+            else None
         )
         if first and probe is not None and not self._reference_gradient:
             terms = [self._weighting.negative_term, *([exponent] if bound is None else [])]
@@ -174,7 +176,6 @@ class _Sweep:
 
     def _plain_gradient(self, last: "_Last") -> None:
         if self._softmax is not None:
-            assert not any(s.side == "negative" for s in self._weighting.report)
             factor = self._weighting.negative_log_factor(self._stats)
             last.push_gradient += self._softmax.gradient(factor)
             last.active_negatives += torch.where(factor > -torch.inf, self._softmax.active, 0.0)
