@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ProxyAnchor": "crossbatch.weighting",
     "LearnableMargin": "crossbatch.engine",
+    "Proportion": "crossbatch.engine",
     "Proxies": "crossbatch.engine",
     "all_triplets": "crossbatch.engine",
     "proxy_anchor": "crossbatch.engine",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from crossbatch.engine import (
         LearnableMargin,
         PairLoss,
+        Proportion,
         Proxies,
         all_triplets,
         memory_objective,
@@ -145,6 +147,7 @@ __all__ = [
     "PairLoss",
     "PairWeighting",
     "Polynomial",
+    "Proportion",
     "Proxies",
     "ProxyAnchor",
     "Ramp",

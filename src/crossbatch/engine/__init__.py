@@ -8,7 +8,7 @@ from crossbatch.engine.dense import (
     soft_triple,
 )
 from crossbatch.engine.learnable import LearnableMargin
-from crossbatch.engine.objective import Objective, ObjectiveResult, memory_objective
+from crossbatch.engine.objective import Objective, ObjectiveResult, Proportion, memory_objective
 from crossbatch.engine.pair_loss import PairLoss, PairLossResult, Reduction, Tiling, pair_loss
 from crossbatch.engine.proxies import Proxies, proxy_anchor
 
@@ -18,6 +18,7 @@ __all__ = [
     "ObjectiveResult",
     "PairLoss",
     "PairLossResult",
+    "Proportion",
     "Proxies",
     "Reduction",
     "Tiling",

@@ -44,6 +44,8 @@ class PairLossResult:
         active_positives: Those whose weight is not zero, shape (B,).
         active_negatives: Those whose weight is not zero, shape (B,).
         scales: s⁺ and s⁻ of the reduction, two scalars.
+        gradient: ∂ value / ∂ embeddings, shape (B, D), known already. Of a batch beside itself it
+            is that through both sides of each pair.
         statistics: Every statistic of the weighting by name, shape (B,) each, (B, K) if a vector.
     """
 
@@ -54,6 +56,7 @@ class PairLossResult:
     active_positives: Int[Tensor, " B"]
     active_negatives: Int[Tensor, " B"]
     scales: tuple[Float[Tensor, ""], Float[Tensor, ""]]
+    gradient: Float[Tensor, "B D"]
     statistics: dict[str, Tensor]
 
 
@@ -112,6 +115,7 @@ def pair_loss(
     if ids is None and references is None:
         ids = torch.arange(len(embeddings), device=embeddings.device)
     ids = _checked(embeddings, labels, ids, reduction)
+    own = references is None
     if references is None:
         references = Batch(embeddings, labels, ids)
     if not isinstance(references, References):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -151,6 +155,7 @@ def pair_loss(
         value=attach(embeddings, source, total, gradient, reference),
         active_anchors=(numbers["active_positives"] + numbers["active_negatives"]) > 0,
         scales=scales,
+        gradient=gradient if reference is None or not own else gradient + reference,
         statistics=stats,
         **numbers,
     )
