@@ -100,3 +100,12 @@ class MemoryAgainstDeque(RuleBasedStateMachine):
 
 TestMemoryAgainstDeque = MemoryAgainstDeque.TestCase
 TestMemoryAgainstDeque.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_codes_are_void_once_other_embeddings_stand_at_the_same_address():
+    memory, ids = CrossBatchMemory(4, DIM), torch.arange(4)
+    memory.enqueue(torch.ones(4, DIM), ids, ids)
+    memory.encode()
+    memory.embeddings = torch.from_numpy(memory.embeddings.numpy())  # version 0 again
+    memory.enqueue(-torch.ones(4, DIM), ids, ids)
+    assert next(memory.tiles(4)).codes is None

@@ -74,7 +74,7 @@ class CrossBatchMemory(nn.Module):
         self.register_buffer("enqueued_rows", torch.zeros((), dtype=torch.int64))
         self.register_buffer("enqueued_batches", torch.zeros((), dtype=torch.int64))
         self._codes: Codes | None = None
-        self._coded: tuple[int, int] | None = None
+        self._coded: tuple[Tensor, int] | None = None
 
     def __len__(self) -> int:
         """How many rows are filled."""
@@ -111,7 +111,7 @@ class CrossBatchMemory(nn.Module):
                     "Move the memory to the model's device once: memory.to(device).",
                 )
             )
-        fresh = self._coded == self._mark()
+        fresh = self._fresh()
         kept = min(rows, self.capacity)
         first = int(self.enqueued_rows) + rows - kept
         place = torch.arange(first, first + kept, device=self.ids.device) % self.capacity
@@ -122,7 +122,7 @@ class CrossBatchMemory(nn.Module):
         if self._codes is not None and fresh:
             for part, rows_of in zip(self._codes, encode(self.embeddings[place]), strict=True):
                 part[place] = rows_of
-            self._coded = self._mark()
+            self._coded = (self.embeddings, self._writes())
         self.enqueued_rows += rows
         self.enqueued_batches += 1
 
@@ -159,8 +159,7 @@ class CrossBatchMemory(nn.Module):
         filled = len(self)
         for start in range(0, filled, rows):
             part = slice(start, min(start + rows, filled))
-            coded = self._codes is not None and self._coded == self._mark()
-            codes = self._codes.rows(part) if self._codes is not None and coded else None
+            codes = self._codes.rows(part) if self._codes is not None and self._fresh() else None
             yield Tile(self.embeddings[part], self.labels[part], self.ids[part], codes)
 
     def encode(self) -> None:
@@ -171,14 +170,18 @@ class CrossBatchMemory(nn.Module):
         """
         if self.embeddings.is_inference():
             return  # they tell nobody when they change
-        if self._codes is None or self._coded != self._mark():
+        if self._codes is None or not self._fresh():
             self._codes = encode(self.embeddings)
-            self._coded = self._mark()
+            self._coded = (self.embeddings, self._writes())
 
-    def _mark(self) -> tuple[int, int]:
-        """Changes whenever the stored embeddings do, whoever changed them."""
-        x = self.embeddings
-        return x.data_ptr(), -1 if x.is_inference() else x._version
+    def _writes(self) -> int:
+        """Rises whenever the stored embeddings are written to, whoever writes."""
+        return -1 if self.embeddings.is_inference() else self.embeddings._version
+
+    def _fresh(self) -> bool:
+        """Whether the codes are those of this tensor (not of its address) as it is now."""
+        coded, version = self._coded or (None, 0)
+        return coded is self.embeddings and version == self._writes()
 
     def contents(self) -> Tile:
         """A copy of every filled row, the oldest first."""
