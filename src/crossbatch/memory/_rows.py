@@ -1,0 +1,194 @@
+r"""What memories share: rows of embeddings, labels and ids in buffers, and how they are stored.
+
+A row r is kept in the floating dtype of the memory, or, with ``torch.int8``, as
+
+    q = round(r / c) ∈ {−127, …, 127}^D,   c = max |r| / 127,   read back as r̂ = c q.
+
+Each number is off by c / 2 at most, so ‖r − r̂‖ ≤ √D max |r| / 254, and by Cauchy and Schwarz no
+similarity with a unit vector is off by more. A row takes D + 4 bytes instead of 4 D.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from crossbatch._check import check_embeddings, check_integers
+from crossbatch._shapes import Float, Int
+from crossbatch.codes import Codes, encode
+from crossbatch.errors import CrossbatchError, expected
+from crossbatch.memory.drift import Drift
+from crossbatch.references import Tile
+
+_ROWS = 1 << 14  # whose norm is taken at a time, to need little room
+
+
+class Rows(nn.Module, ABC):
+    """Embeddings, labels, ids and births of rows, the filled ones first; all in buffers."""
+
+    cites: ClassVar[tuple[str, ...]]
+
+    embeddings: Tensor
+    labels: Tensor
+    ids: Tensor
+    births: Tensor
+    enqueued_batches: Tensor
+    scales: Tensor | None
+
+    def __init__(self, capacity: int, dim: int, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if capacity < 1 or dim < 1 or not (dtype.is_floating_point or dtype == torch.int8):
+            raise CrossbatchError(
+                expected(
+                    f"{name} with capacity ≥ 1, dim ≥ 1 and a floating dtype or torch.int8",
+                    f"capacity={capacity}, dim={dim}, dtype={dtype}",
+                    "To train without a memory, leave it out.",
+                )
+            )
+        self.capacity, self.dim = capacity, dim
+        self.register_buffer("embeddings", torch.zeros(capacity, dim, dtype=dtype))
+        self.register_buffer("labels", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("ids", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("births", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("enqueued_batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("scales", torch.zeros(capacity) if dtype == torch.int8 else None)
+        self._codes: Codes | None = None
+        self._coded: list[tuple[Tensor, int]] = []
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows are filled."""
+
+    @abstractmethod
+    def enqueue(
+        self,
+        embeddings: Float[Tensor, "B D"],
+        labels: Int[Tensor, " B"],
+        ids: Int[Tensor, " B"],
+    ) -> None:
+        """Copy a batch in."""
+
+    @abstractmethod
+    def drift(self, embeddings: Float[Tensor, "B D"], ids: Int[Tensor, " B"]) -> Drift:
+        """How far the images of a batch have moved since their newest rows were stored."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget every row."""
+
+    @abstractmethod
+    def _order(self) -> Int[Tensor, " M"]:
+        """Places of the filled rows, the oldest first."""
+
+    def tiles(self, rows: int) -> Iterator[Tile]:
+        """Yield every filled row once, in tiles of at most ``rows`` rows.
+
+        Views, not copies; with ``torch.int8`` each tile is read back as float32.
+        """
+        filled = len(self)
+        for start in range(0, filled, rows):
+            part = slice(start, min(start + rows, filled))
+            codes = self._codes.rows(part) if self._codes is not None and self._fresh() else None
+            yield Tile(self._read(part), self.labels[part], self.ids[part], codes)
+
+    def encode(self) -> None:
+        """Keep eight-bit codes from now on: M · (D + 12) bytes, M · 8 beside ``torch.int8``.
+
+        The engine asks for them where they save time. They follow from the embeddings and are in
+        no checkpoint; whatever else writes to the embeddings makes them void.
+        """
+        if self.embeddings.is_inference():
+            return  # they tell nobody when they change
+        if self._codes is None or not self._fresh():
+            self._codes = self._encoded(slice(None))
+            self._coded = self._writes()
+
+    def contents(self) -> Tile:
+        """A copy of every filled row, the oldest first."""
+        order = self._order()
+        return Tile(self._read(order), self.labels[order], self.ids[order])
+
+    def ages(self) -> Int[Tensor, " M"]:
+        """How many batches have been enqueued since each row was, the oldest row first."""
+        return self.enqueued_batches - 1 - self.births[self._order()]
+
+    def extra_repr(self) -> str:
+        """Prints as code."""
+        return f"capacity={self.capacity}, dim={self.dim}, dtype={self.embeddings.dtype}"
+
+    def _check(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
+        """Raise unless a batch can be enqueued."""
+        where = f"{type(self).__name__}.enqueue"
+        check_embeddings(embeddings, where=where, dim=self.dim)
+        check_integers(labels, name="labels", rows=len(embeddings), where=where)
+        check_integers(ids, name="ids", rows=len(embeddings), where=where)
+        if embeddings.device != self.embeddings.device:
+            raise CrossbatchError(
+                expected(
+                    f"`embeddings` on {self.embeddings.device} in {where}",
+                    embeddings.device,
+                    "Move the memory to the model's device once: memory.to(device).",
+                )
+            )
+
+    def _check_drift(self, embeddings: Tensor, ids: Tensor) -> None:
+        """Raise unless the drift of a batch can be taken."""
+        where = f"{type(self).__name__}.drift"
+        check_embeddings(embeddings, where=where, dim=self.dim)
+        check_integers(ids, name="ids", rows=len(embeddings), where=where)
+
+    def _write(self, place: Tensor, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
+        """Put a batch at distinct places, and keep the codes in step."""
+        fresh = self._fresh()
+        values = embeddings.detach()
+        if self.scales is not None:
+            codes = encode(values)
+            values, self.scales[place] = codes.values, codes.scale.to(self.scales.dtype)
+        self.embeddings[place] = values.to(self.embeddings.dtype)
+        self.labels[place] = labels.to(self.labels)
+        self.ids[place] = ids.to(self.ids)
+        self.births[place] = self.enqueued_batches
+        if self._codes is not None and fresh:
+            for part, rows in zip(self._codes, self._encoded(place), strict=True):
+                part[place] = rows
+            self._coded = self._writes()
+        self.enqueued_batches += 1
+
+    def _read(self, place: slice | Tensor) -> Tensor:
+        """Embeddings at some places; a view where a slice is asked for and nothing is decoded."""
+        if self.scales is None:
+            return self.embeddings[place]
+        return self.embeddings[place].float().mul_(self.scales[place, None])
+
+    def _drift(self, place: Tensor, embeddings: Tensor) -> Drift:
+        """Fresh embeddings beside the rows at some places."""
+        old = self._read(place).float()
+        squared = (embeddings.detach().float() - old).square().sum(dim=1)
+        return Drift(self.enqueued_batches - self.births[place], squared)
+
+    def _encoded(self, place: slice | Tensor) -> Codes:
+        """Codes of the rows at some places; int8 rows are their own."""
+        if self.scales is None:
+            return encode(self.embeddings[place])
+        values, scale = self.embeddings[place], self.scales[place].float()
+        norm = torch.empty_like(scale)
+        for start in range(0, len(values), _ROWS):
+            part = slice(start, start + _ROWS)
+            norm[part] = values[part].float().square().sum(dim=1).sqrt() * scale[part]
+        return Codes(values, scale, torch.zeros_like(scale), norm)
+
+    def _writes(self) -> list[tuple[Tensor, int]]:
+        """The stored tensors, and how often each has been written to, whoever wrote."""
+        parts = [self.embeddings, *([] if self.scales is None else [self.scales])]
+        return [(x, -1 if x.is_inference() else x._version) for x in parts]
+
+    def _fresh(self) -> bool:
+        """Whether the codes are those of what is stored now."""
+        now = self._writes()
+        return len(now) == len(self._coded) and all(
+            x is y and version == coded
+            for (x, version), (y, coded) in zip(now, self._coded, strict=True)
+        )
