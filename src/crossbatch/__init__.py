@@ -55,6 +55,7 @@ _PUBLIC = {
     "MultiSimilarity": "crossbatch.weighting",
     "PairLoss": "crossbatch.engine",
     "PairWeighting": "crossbatch.weighting",
+    "PerImageMemory": "crossbatch.memory",
     "References": "crossbatch.references",
     "Tile": "crossbatch.references",
     "cite": "crossbatch.citation",
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
         soft_triple,
     )
     from crossbatch.errors import CrossbatchError
-    from crossbatch.memory import CrossBatchMemory
+    from crossbatch.memory import CrossBatchMemory, PerImageMemory
     from crossbatch.references import Batch, References, Tile
     from crossbatch.weighting import (
         NCA,
@@ -146,6 +147,7 @@ __all__ = [
     "NTXent",
     "PairLoss",
     "PairWeighting",
+    "PerImageMemory",
     "Polynomial",
     "Proportion",
     "Proxies",

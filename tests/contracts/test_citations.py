@@ -112,7 +112,12 @@ def test_papers_of_a_weighting_are_known(weighting):
 
 def test_every_entry_is_used():
     used = {key for weighting in WEIGHTINGS for key in weighting.cites}
-    used |= {*PAPERS, *xb.CrossBatchMemory.cites, *xb.from_functions(abs, abs).cites}
+    used |= {
+        *PAPERS,
+        *xb.CrossBatchMemory.cites,
+        *xb.PerImageMemory.cites,
+        *xb.from_functions(abs, abs).cites,
+    }
     assert set(entries()) - used <= NOT_CITED_BY_CODE
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import crossbatch as xb
 from crossbatch.engine.pair_loss import Tiling
 
-KINDS = [xb.CrossBatchMemory]
+KINDS = [xb.CrossBatchMemory, xb.PerImageMemory]
 DTYPES = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 

@@ -1,6 +1,7 @@
 """Memories of past embeddings: references that a training fills as it goes along."""
 
 from crossbatch.memory.drift import Drift, advise
+from crossbatch.memory.per_image import PerImageMemory
 from crossbatch.memory.ring import CrossBatchMemory
 
-__all__ = ["CrossBatchMemory", "Drift", "advise"]
+__all__ = ["CrossBatchMemory", "Drift", "PerImageMemory", "advise"]
