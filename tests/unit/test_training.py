@@ -1,5 +1,6 @@
 """A run: its steps, its folder, and what stops it."""
 
+import copy
 import json
 
 import pytest
@@ -139,3 +140,62 @@ def test_no_training_rows(tmp_path):
     tested = blobs.manifest(tmp_path / "t.parquet", classes=3, test=3)
     with pytest.raises(xb.CrossbatchError, match="class"):
         Trainee(config(tested), Manifest.read(tested))
+
+
+def test_a_row_per_image_holds_the_newest_embedding_of_each(manifest):
+    changes = {"memory.kind": "per_image", "memory": -1, "memory.dtype": "bfloat16"}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    reports = list(steps(trainee))
+    held = trainee.memory.contents()
+    assert held.embeddings.dtype == torch.bfloat16
+    assert reports[-1].memory_size == len(held.ids) == len(held.ids.unique())
+    assert set(held.ids.tolist()) <= set(trainee.training.ids.tolist())
+    assert len(held.ids) > 0.9 * len(trainee.training.ids)
+    assert reports[-1].drift is not None
+
+
+def test_a_row_per_image_needs_room_for_all(manifest):
+    changes = {"memory.kind": "per_image", "memory": 24}
+    with pytest.raises(xb.CrossbatchError, match=r"≥ \d+, the training images.*Got 24.*-1 makes"):
+        Trainee(config(manifest, **changes), Manifest.read(manifest))
+
+
+def test_momentum_keys_follow_the_network_and_fill_the_memory(manifest):
+    m, dropped = 0.8, {"mode": "fine_tune", "encoder.dropout": 0.0}
+    changes = {**dropped, "memory.momentum": m, "iterations": 9, "optimizer.lr": 1e-3}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    first = {name: p.clone() for name, p in trainee.network.named_parameters()}
+    expected, seen, before = dict(first), [], {}
+    batches = trainee.batches()
+    trainee.batches = lambda: (seen.append(batch) or batch for batch in batches)
+    for report in steps(trainee):
+        if report.step > 5:
+            twin = copy.deepcopy(trainee.keys.network)
+            twin.load_state_dict(before)
+            with torch.no_grad():
+                rows = trainee.memory.contents().embeddings[-8:]
+                torch.testing.assert_close(rows, twin(seen[-1][0]))
+                now = copy.deepcopy(trainee.network)(seen[-1][0])
+                assert not torch.allclose(rows, now, atol=1e-3)
+        for name, p in trainee.network.named_parameters():
+            expected[name] = m * expected[name] + (1 - m) * p.detach()
+        keys = trainee.keys.network
+        for name, p in keys.named_parameters():
+            torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-6)
+            assert not p.requires_grad
+        buffers = dict(trainee.network.named_buffers())
+        assert any("running_mean" in name for name in buffers)
+        assert all(torch.equal(b, buffers[name]) for name, b in keys.named_buffers())
+        before = {name: value.clone() for name, value in keys.state_dict().items()}
+
+
+def test_without_momentum_there_is_no_second_network(manifest):
+    trainee = Trainee(config(manifest), Manifest.read(manifest))
+    assert trainee.keys is None
+    assert trainee.state_dict()["keys"] is None
+
+
+@pytest.mark.parametrize(("momentum", "capacity"), [(1.0, 24), (-0.1, 24), (0.9, 0)])
+def test_momentum_out_of_place_is_named(manifest, momentum, capacity):
+    with pytest.raises(xb.CrossbatchError, match=r"`memory.momentum` in \[0, 1\).*and a capacity"):
+        config(manifest, **{"memory.momentum": momentum, "memory": capacity})

@@ -56,6 +56,12 @@ class MemoryConfig:
     """Of the memory's loss."""
     objective: Objective = "batch_and_memory"
     """Batch loss + weight · memory loss (released code), or the memory's loss alone (paper)."""
+    kind: Literal["ring", "per_image"] = "ring"
+    """The last rows, first in, first out; or one row per image, the newest."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """Of the stored rows."""
+    momentum: float = 0.0
+    """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,16 @@ class TrainConfig:
                     "`memory.capacity` ≥ -1 and `memory.start` ≥ 0",
                     f"{self.memory.capacity} and {self.memory.start}",
                     "0 trains without a memory, -1 makes it as large as the training set.",
+                )
+            )
+        if not 0 <= self.memory.momentum < 1 or (
+            self.memory.momentum and not self.memory.capacity
+        ):
+            raise CrossbatchError(
+                expected(
+                    "`memory.momentum` in [0, 1), and 0 where `memory.capacity` is 0",
+                    f"{self.memory.momentum} and a capacity of {self.memory.capacity}",
+                    "0.999 follows slowly; 0 stores what the trained network says.",
                 )
             )
         if not 0 <= self.validation.fraction < 1:

@@ -26,10 +26,12 @@ from torch import Tensor
 from crossbatch.data import Manifest, PKSampler, hold_out
 from crossbatch.engine import ObjectiveResult, memory_objective
 from crossbatch.errors import CrossbatchError, TrainingError, expected
-from crossbatch.memory import CrossBatchMemory, Drift
+from crossbatch.memory import Drift
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
+from crossbatch.training.memories import make_memory
+from crossbatch.training.momentum import MomentumKeys
 
 
 class StepReport(NamedTuple):
@@ -101,11 +103,11 @@ class Trainee:
         optimizer = torch.optim.AdamW(
             trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
         )
+        self.keys = self._keys()
         self.network, self.optimizer = self.accelerator.prepare(self.material.network, optimizer)
-        self.memory: CrossBatchMemory | None = None
-        if self.config.memory.capacity:
-            memory = CrossBatchMemory(self.config.memory.capacity, config.encoder.dim)
-            self.memory = memory.to(self.accelerator.device)
+        size = {"dim": config.encoder.dim, "images": len(self.training.rows)}
+        memory = make_memory(self.config.memory, **size)
+        self.memory = None if memory is None else memory.to(self.accelerator.device)
         self.step = 0
         self.best: tuple[int, float] | None = None
 
@@ -147,6 +149,7 @@ class Trainee:
             "network": network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
+            "keys": None if self.keys is None else self.keys.state_dict(),
             "sampler": self._place.state_dict(),
             "generators": _generators(),
         }
@@ -159,6 +162,8 @@ class Trainee:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
+        if self.keys is not None:
+            self.keys.load_state_dict(state["keys"])
         self._place.load_state_dict(state["sampler"])
         if self.accelerator.num_processes == 1:
             _set_generators(state["generators"])
@@ -174,6 +179,13 @@ class Trainee:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
+
+    def _keys(self) -> MomentumKeys | None:
+        """The second network; made before the first is wrapped for ranks and precision."""
+        if not self.config.memory.momentum:
+            return None
+        network = self.material.network.to(self.accelerator.device)
+        return MomentumKeys(network, self.config.memory.momentum)
 
     def _material(self, manifest: Manifest) -> Material:
         if self.config.mode == "fine_tune":
@@ -200,12 +212,15 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
         embeddings = trainee.network(inputs)
         try:
             drift = _drift(trainee, embeddings, batch)
-            result = _objective(trainee, embeddings.float(), batch)
+            stored = _stored(trainee, embeddings, inputs)
+            result = _objective(trainee, embeddings.float(), batch, stored)
         except CrossbatchError as error:
             raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
         trainee.optimizer.zero_grad()
         trainee.accelerator.backward(result.value)
         trainee.optimizer.step()
+        if trainee.keys is not None:
+            trainee.keys.follow(trainee.accelerator.unwrap_model(trainee.network))
         trainee.step += 1
         yield _report(trainee, result, drift, rate)
 
@@ -216,7 +231,17 @@ def _drift(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Drift | None
     return trainee.memory.drift(embeddings, batch.ids.to(embeddings.device))
 
 
-def _objective(trainee: Trainee, embeddings: Tensor, batch: Classes) -> ObjectiveResult:
+def _stored(trainee: Trainee, embeddings: Tensor, inputs: Tensor) -> Tensor:
+    """What the memory takes of a batch: its embeddings, or those of the momentum keys."""
+    if trainee.keys is None or trainee.step < trainee.config.memory.start:
+        return embeddings.detach().float()
+    with trainee.accelerator.autocast():
+        return trainee.keys(inputs).float()
+
+
+def _objective(
+    trainee: Trainee, embeddings: Tensor, batch: Classes, stored: Tensor
+) -> ObjectiveResult:
     config, memory = trainee.config, trainee.memory
     if memory is not None and trainee.step < config.memory.start:
         memory = None
@@ -224,7 +249,7 @@ def _objective(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Objectiv
     codes, ids = batch.codes.to(device), batch.ids.to(device)
     if memory is not None:
         gather = cast(Callable[[Tensor], Tensor], trainee.accelerator.gather)
-        memory.enqueue(gather(embeddings.detach()), gather(codes), gather(ids))
+        memory.enqueue(gather(stored), gather(codes), gather(ids))
     return memory_objective(
         embeddings,
         codes,
