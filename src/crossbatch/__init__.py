@@ -50,6 +50,7 @@ _PUBLIC = {
     "Batch": "crossbatch.references",
     "Contrastive": "crossbatch.weighting",
     "CrossBatchMemory": "crossbatch.memory",
+    "CrossBatchNormalisation": "crossbatch.memory",
     "CrossbatchError": "crossbatch.errors",
     "HardestTriplet": "crossbatch.weighting",
     "MultiSimilarity": "crossbatch.weighting",
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
         soft_triple,
     )
     from crossbatch.errors import CrossbatchError
-    from crossbatch.memory import CrossBatchMemory, PerImageMemory
+    from crossbatch.memory import CrossBatchMemory, CrossBatchNormalisation, PerImageMemory
     from crossbatch.references import Batch, References, Tile
     from crossbatch.weighting import (
         NCA,
@@ -133,6 +134,7 @@ __all__ = [
     "Contrastive",
     "CosFace",
     "CrossBatchMemory",
+    "CrossBatchNormalisation",
     "CrossbatchError",
     "DecoupledContrastive",
     "Exponential",

@@ -1,7 +1,8 @@
 """Memories of past embeddings: references that a training fills as it goes along."""
 
 from crossbatch.memory.drift import Drift, advise
+from crossbatch.memory.normalised import CrossBatchNormalisation
 from crossbatch.memory.per_image import PerImageMemory
 from crossbatch.memory.ring import CrossBatchMemory
 
-__all__ = ["CrossBatchMemory", "Drift", "PerImageMemory", "advise"]
+__all__ = ["CrossBatchMemory", "CrossBatchNormalisation", "Drift", "PerImageMemory", "advise"]
