@@ -45,6 +45,7 @@ docs: $(VENV)/docs
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.memory_loss
 	$(BIN)/python -m benchmarks.weightings
+	$(BIN)/python -m benchmarks.memory_storage
 
 clean:
 	rm -rf $(VENV) runs site
