@@ -53,6 +53,7 @@ _PUBLIC = {
     "CrossBatchNormalisation": "crossbatch.memory",
     "CrossbatchError": "crossbatch.errors",
     "HardestTriplet": "crossbatch.weighting",
+    "MomentumKeys": "crossbatch.memory",
     "MultiSimilarity": "crossbatch.weighting",
     "PairLoss": "crossbatch.engine",
     "PairWeighting": "crossbatch.weighting",
@@ -83,7 +84,12 @@ if TYPE_CHECKING:
         soft_triple,
     )
     from crossbatch.errors import CrossbatchError
-    from crossbatch.memory import CrossBatchMemory, CrossBatchNormalisation, PerImageMemory
+    from crossbatch.memory import (
+        CrossBatchMemory,
+        CrossBatchNormalisation,
+        MomentumKeys,
+        PerImageMemory,
+    )
     from crossbatch.references import Batch, References, Tile
     from crossbatch.weighting import (
         NCA,
@@ -144,6 +150,7 @@ __all__ = [
     "LiftedStructure",
     "Margin",
     "Mixed",
+    "MomentumKeys",
     "MultiSimilarity",
     "NPairs",
     "NTXent",

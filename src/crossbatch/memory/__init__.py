@@ -1,8 +1,16 @@
 """Memories of past embeddings: references that a training fills as it goes along."""
 
 from crossbatch.memory.drift import Drift, advise
+from crossbatch.memory.momentum import MomentumKeys
 from crossbatch.memory.normalised import CrossBatchNormalisation
 from crossbatch.memory.per_image import PerImageMemory
 from crossbatch.memory.ring import CrossBatchMemory
 
-__all__ = ["CrossBatchMemory", "CrossBatchNormalisation", "Drift", "PerImageMemory", "advise"]
+__all__ = [
+    "CrossBatchMemory",
+    "CrossBatchNormalisation",
+    "Drift",
+    "MomentumKeys",
+    "PerImageMemory",
+    "advise",
+]

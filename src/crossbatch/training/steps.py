@@ -26,12 +26,11 @@ from torch import Tensor
 from crossbatch.data import Manifest, PKSampler, hold_out
 from crossbatch.engine import ObjectiveResult, memory_objective
 from crossbatch.errors import CrossbatchError, TrainingError, expected
-from crossbatch.memory import Drift
+from crossbatch.memory import Drift, MomentumKeys
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
 from crossbatch.training.memories import make_memory
-from crossbatch.training.momentum import MomentumKeys
 
 
 class StepReport(NamedTuple):
