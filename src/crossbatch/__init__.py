@@ -43,6 +43,7 @@ _PUBLIC = {
     "Sides": "crossbatch.weighting",
     "Sigmoid": "crossbatch.weighting",
     "Step": "crossbatch.weighting",
+    "ShardedMemory": "crossbatch.memory",
     "SupCon": "crossbatch.weighting",
     "Thresholded": "crossbatch.weighting",
     "TopK": "crossbatch.weighting",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         CrossBatchNormalisation,
         MomentumKeys,
         PerImageMemory,
+        ShardedMemory,
     )
     from crossbatch.references import Batch, References, Tile
     from crossbatch.weighting import (
@@ -166,6 +168,7 @@ __all__ = [
     "References",
     "ReleasedTriplet",
     "Scheduled",
+    "ShardedMemory",
     "Sides",
     "Sigmoid",
     "Step",

@@ -15,6 +15,7 @@ from torch import Tensor
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Float, Int
 from crossbatch.codes import Codes
+from crossbatch.collective import Ranks
 
 
 class Tile(NamedTuple):
@@ -50,6 +51,21 @@ class Encodable(Protocol):
 
     def encode(self) -> None:
         """Make codes; tiles that are yielded from now on carry them."""
+        ...
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """References of which every rank holds a part. They stay; anchors and sums go round."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who holds the parts."""
+        ...
+
+    @property
+    def part(self) -> References:
+        """The rows of this rank, perhaps none."""
         ...
 
 

@@ -23,7 +23,7 @@ from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Bool, Float, Int
 from crossbatch.engine.pairs import Anchors
 from crossbatch.engine.plain import Path
-from crossbatch.engine.sweep import Folded, sweep, tile_rows
+from crossbatch.engine.sweep import Folded, sweep
 from crossbatch.errors import CrossbatchError, expected, nearest
 from crossbatch.references import Batch, References
 from crossbatch.weighting import PairWeighting
@@ -90,6 +90,9 @@ def pair_loss(
     Computes in float32 at least, whatever the embeddings are (float64 stays), also under
     autocast. Similarities are dot products: give rows of unit norm.
 
+    Beside a :class:`crossbatch.ShardedMemory` all ranks call this together, each with its own
+    anchors (at least one), and each gets the loss of its anchors beside all rows of all ranks.
+
     Args:
         embeddings: Anchors, shape (B, D).
         labels: Shape (B,), integers; any value is an ordinary label.
@@ -110,7 +113,10 @@ def pair_loss(
             or ids missing beside references.
 
     Cost: one product of B × M × D per stage of the weighting plus one to two for the gradient;
-    memory beyond the inputs a few B × D and one block of 512 kB (CPU) or 64 MB (GPU).
+    memory beyond the inputs a few B × D and one block of 512 kB (CPU) or 64 MB (GPU). Over W ranks
+    that share M rows the anchors are W times as many and the references of each M / W: as much
+    work, and beside it the exchange of W B (D + 2) numbers of anchors, W B k of statistics and
+    2 W B D of gradients.
     """
     if ids is None and references is None:
         ids = torch.arange(len(embeddings), device=embeddings.device)
@@ -141,7 +147,7 @@ def pair_loss(
             anchors,
             references,
             weighting,
-            rows=tiling.rows or tile_rows(anchors),
+            rows=tiling.rows,
             path=tiling.path,
             reference_gradient=source is not None and source.requires_grad,
         )

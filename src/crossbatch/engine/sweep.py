@@ -9,6 +9,10 @@ rest is passed in the first stage that has negatives, and with some luck never a
 - w⁻ = exp(E + F): the gradient is taken along as a running softmax;
 - a rising bound: pairs that set a record are put by, and later sweeps go over these;
 - otherwise once more, with the bound that is known by then.
+
+Of references that are spread over ranks each rank passes its part, with the anchors of all: m_i is
+merged after each stage, G⁺ and G⁻ are summed at the end. What is put by or taken along (records, a
+running softmax) regards a rank's own part and stays there.
 """
 
 from dataclasses import dataclass, field
@@ -17,11 +21,12 @@ import torch
 from torch import Tensor
 
 from crossbatch._shapes import Float
+from crossbatch.collective import Ranks
 from crossbatch.engine.fused import Sums
 from crossbatch.engine.pairs import Anchors, Mixed, Split, above, places_of
 from crossbatch.engine.plain import Path, PlainSweep
 from crossbatch.engine.push import Block, Bound, Pairs, Push, RunningSoftmax, Weighted, columns
-from crossbatch.references import References
+from crossbatch.references import References, Sharded
 from crossbatch.weighting import PairWeighting, Statistic
 from crossbatch.weighting.statistics import LOG_SUM_EXP, MAX, Stats
 
@@ -40,6 +45,13 @@ class Folded:
     reference_push: Float[Tensor, "M D"] | None = None
     paths: list[Path] = field(default_factory=list[Path])
 
+    def rows(self, own: slice) -> "Folded":
+        """What regards some of the anchors."""
+        stats = {name: value[own] for name, value in self.stats.items()}
+        return Folded(
+            stats, self.pull_gradient[own], self.push_gradient[own], paths=list(self.paths)
+        )
+
 
 def tile_rows(anchors: Anchors) -> int:
     """As many references as keep the block of similarities in half of a second-level cache."""
@@ -53,7 +65,7 @@ def sweep(
     references: References,
     weighting: PairWeighting,
     *,
-    rows: int,
+    rows: int | None = None,
     path: Path | None = None,
     reference_gradient: bool = False,
 ) -> Folded:
@@ -61,28 +73,41 @@ def sweep(
 
     Args:
         anchors: The B anchors.
-        references: Whatever yields tiles.
+        references: Whatever yields tiles. If they are sharded, all ranks call this together.
         weighting: The weight functions and the stages of statistics that they read.
-        rows: References in a block of similarities.
+        rows: References in a block of similarities, None for :func:`tile_rows`.
         path: Force the path past plain references; None chooses tile by tile.
         reference_gradient: Whether to take the gradient with respect to the references, too.
 
     Returns:
         Sums over pairs, not yet reduced. Cost: one product B × M × D, a part of it or all of it
         again for the gradient, and one more for each further stage with negatives; memory one
-        tile and a few B × D.
+        tile and a few B × D. Of sharded references M is the part of this rank and B all anchors
+        of all ranks.
     """
-    run = _Sweep(Split(anchors, references, rows), weighting, path, reference_gradient)
+    ranks, own = Ranks(), slice(None)
+    if isinstance(references, Sharded):
+        ranks, references = references.ranks, references.part
+        columns, sizes = ranks.gather(anchors.embeddings, anchors.labels, anchors.ids)
+        anchors, own = Anchors(*columns), ranks.of(ranks.rank, sizes)
+    split = Split(anchors, references, rows or tile_rows(anchors))
+    run = _Sweep(split, weighting, ranks, path, reference_gradient)
     for stage in weighting.stages:
         run.fold(stage)
-    return run.gradient()
+    folded = run.gradient()
+    return folded if ranks.world == 1 else folded.rows(own)
 
 
 class _Sweep:
     def __init__(
-        self, split: Split, weighting: PairWeighting, path: Path | None, reference_gradient: bool
+        self,
+        split: Split,
+        weighting: PairWeighting,
+        ranks: Ranks,
+        path: Path | None,
+        reference_gradient: bool,
     ) -> None:
-        self._split, self._weighting = split, weighting
+        self._split, self._weighting, self._ranks = split, weighting, ranks
         self._path: Path | None = path
         self._x = split.anchors.embeddings
         self._reference_gradient = reference_gradient
@@ -102,7 +127,8 @@ class _Sweep:
         pushed = [s for s in stage if s.side == "negative"]
         if pushed and self._split.plain:
             self._fold_plain(pushed, values)
-        self._stats |= values
+        for s in stage:
+            self._stats[s.name] = self._ranks.merge(values[s.name], s.monoid.merge)
 
     def gradient(self) -> Folded:
         """Both gradients with all statistics known, and sums for the report."""
@@ -118,6 +144,7 @@ class _Sweep:
             last.mixed(block)
         if self._split.plain:
             self._plain_gradient(last)
+        last.exchange(self._ranks)
         folded = Folded(stats, last.pull_gradient, last.push_gradient * valid[:, None])
         folded.stats |= last.report | {
             "pull": last.pull,
@@ -135,6 +162,7 @@ class _Sweep:
         for block in self._split.mixed():
             positives += block.positive.sum(dim=1)
             negatives += block.negative.sum(dim=1)
+        self._ranks.add(positives, negatives)
         return {"positives": positives, "negatives": negatives}
 
     def _fold_plain(self, pushed: list[Statistic], values: dict[str, Tensor]) -> None:
@@ -315,6 +343,15 @@ class _Last:
         )
         self.reference_pull: Tensor | None = None
         self.reference_push: Tensor | None = None
+
+    def exchange(self, ranks: Ranks) -> None:
+        """Add what other ranks found in their parts of the references."""
+        for s in self._weighting.report:
+            self.report[s.name] = ranks.merge(self.report[s.name], s.monoid.merge)
+        ranks.add(
+            *(self.pull_gradient, self.push_gradient),
+            *(self.pull, self.active_positives, self.active_negatives),
+        )
 
     def mixed(self, block: Mixed) -> None:
         """Weigh every pair."""

@@ -5,6 +5,7 @@ from crossbatch.memory.momentum import MomentumKeys
 from crossbatch.memory.normalised import CrossBatchNormalisation
 from crossbatch.memory.per_image import PerImageMemory
 from crossbatch.memory.ring import CrossBatchMemory
+from crossbatch.memory.sharded import ShardedMemory
 
 __all__ = [
     "CrossBatchMemory",
@@ -12,5 +13,6 @@ __all__ = [
     "Drift",
     "MomentumKeys",
     "PerImageMemory",
+    "ShardedMemory",
     "advise",
 ]

@@ -97,14 +97,25 @@ class CrossBatchMemory(Rows):
         Cost: one look-up per row of the memory.
         """
         self._check_drift(embeddings, ids)
+        number = self.newest(ids)
+        held = number >= 0
+        return self._drift(number[held] % self.capacity, embeddings[held])
+
+    def newest(self, ids: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """The number of each image's newest row among all ever enqueued; −1 where none is held.
+
+        Args:
+            ids: Shape (B,).
+
+        Cost: one look-up per row.
+        """
         filled = self.ids[: len(self)]
         few = Lookup.of(ids).may_hold(filled).nonzero().flatten()
+        if not len(few):
+            return torch.full_like(ids, -1, dtype=torch.int64)
+        last = self.enqueued_rows - 1
         same = ids[:, None] == filled[few][None, :]
-        newest = (few - self.enqueued_rows) % self.capacity + 1  # 1 … M, the newest row highest
-        recency = (same * newest).amax(dim=1) if len(few) else torch.zeros_like(ids)
-        held = recency > 0
-        place = (recency[held] - 1 + self.enqueued_rows) % self.capacity
-        return self._drift(place, embeddings[held])
+        return torch.where(same, last - (last - few) % self.capacity, -1).amax(dim=1)
 
     def clear(self) -> None:
         """Forget every row."""

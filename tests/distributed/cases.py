@@ -1,0 +1,147 @@
+"""Small trainings with a memory: one process plays all ranks, or the ranks themselves do."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+import crossbatch as xb
+from crossbatch.collective import Ranks
+from crossbatch.engine import Tiling
+from tests.tables import REDUCTIONS, WEIGHTINGS
+
+STEPS, CAPACITY, DIM = 3, 31, 4  # neither 2 nor 3 ranks divide the capacity; the memory wraps
+FOUR = ("contrastive", "multi-similarity", "supcon", "hardest triplet")
+KINDS = ("replicated", "sharded")
+FURTHER = ("fastap", "top 2 of ntxent", "ranked list", "balanced", "mixed", "sides of triplets")
+"""Other monoids, more stages, statistics for the report."""
+UNEVEN, EVEN = (5, 8, 2), (6, 6, 6)
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    weighting: str
+    reduction: str = "sum_per_anchor"
+    sizes: tuple[int, ...] = UNEVEN
+    path: str | None = None
+
+    def __str__(self):
+        even = "even" if self.sizes == EVEN else "uneven"
+        return f"{self.kind}, {self.weighting}, {self.reduction}, {even}, {self.path}"
+
+
+CASES = [
+    *(Case(kind, w, r) for kind in KINDS for w in FOUR for r in REDUCTIONS),
+    *(Case(kind, w, sizes=EVEN) for kind in KINDS for w in FOUR),
+    *(Case("sharded", w) for w in FURTHER),
+    *(Case("sharded", w, path=p) for w in FOUR for p in ("dense", "sparse", "screened")),
+]
+
+
+def batch(step, rank, size):
+    """Classes cluster; images come round again, on whichever rank."""
+    g = torch.Generator().manual_seed(10 * step + rank)
+    centres = torch.randn(5, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    ids = torch.randint(0, 40, (size,), generator=g)
+    labels = ids % 5
+    x = centres[labels] + 0.5 * torch.randn(size, 6, generator=g, dtype=torch.float64)
+    return x, labels - 2, ids
+
+
+def one_memory(parts):
+    """One memory on one process, of the batches of all ranks."""
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def gathered(parts):
+    """What a replicated memory receives."""
+    return Ranks.here().gather(*parts[0])[0]
+
+
+def alone(parts):
+    """What a sharded memory receives."""
+    return parts[0]
+
+
+def training(case, played, receive, kind=xb.CrossBatchMemory):
+    """What ranks see; ``played`` are those of this process.
+
+    Between steps the network moves, by the average that DDP takes, so rows grow stale.
+    """
+    torch.manual_seed(1)
+    network = torch.nn.Linear(6, DIM, bias=False, dtype=torch.float64)
+    memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    seen = []
+    for step in range(STEPS):
+        batches = [batch(step, rank, case.sizes[rank]) for rank in played]
+        parts = [(F.normalize(network(x), dim=1), y, i) for x, y, i in batches]
+        drifts = [memory.drift(z, i) for z, _, i in parts] if step else []
+        memory.enqueue(*receive([(z.detach(), y, i) for z, y, i in parts]))
+        results = [
+            xb.pair_loss(
+                *part[:2],
+                ids=part[2],
+                weighting=WEIGHTINGS[case.weighting],
+                references=memory,
+                reduction=case.reduction,
+                tiling=Tiling(rows=4, path=case.path) if case.path else Tiling(),
+            )
+            for part in parts
+        ]
+        network.zero_grad()
+        (sum(result.value for result in results) / len(played)).backward()
+        if dist.is_initialized():
+            dist.all_reduce(network.weight.grad)
+            network.weight.grad /= dist.get_world_size()
+        seen.append(
+            {
+                "ranks": [vars(result) | {"value": result.value.detach()} for result in results],
+                "drifts": [tuple(drift) for drift in drifts],
+                "gradient": network.weight.grad.clone(),
+                "size": len(memory),
+            }
+        )
+        with torch.no_grad():
+            network.weight -= 0.1 * network.weight.grad
+    contents = [*memory.contents()[:3], memory.ages()]
+    state = dict(memory.state_dict()) if case.sizes == EVEN else {}
+    return {"steps": seen, "contents": contents, "state": state}
+
+
+def resumed(state, kind, receive, played):
+    """The memory of any number of ranks goes on with one more batch of each."""
+    memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    memory.load_state_dict(state)
+    before = [*memory.contents()[:3], memory.ages()]
+    parts = [(F.normalize(x[:, :DIM]), y, i) for x, y, i in (batch(9, r, 3 + r) for r in played)]
+    memory.enqueue(*receive(parts))
+    return before, [*memory.contents()[:3], memory.ages()]
+
+
+def main(states, out):
+    """On a rank: all cases, and every state that is there, loaded here."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    ways = {
+        "replicated": ([rank], gathered, xb.CrossBatchMemory),
+        "sharded": ([rank], alone, xb.ShardedMemory),
+    }
+    cases = {str(case): training(case, *ways[case.kind]) for case in CASES}
+    loaded = {
+        (name, kind): resumed(state, ways[kind][2], ways[kind][1], [rank])
+        for name, state in torch.load(states, weights_only=True).items()
+        for kind in KINDS
+    }
+    small = xb.ShardedMemory(CAPACITY, DIM)
+    share = len(small.part.embeddings)
+    torch.save({"cases": cases, "loaded": loaded, "share": share}, Path(out) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
