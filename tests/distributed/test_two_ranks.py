@@ -1,10 +1,7 @@
-"""Two gloo processes against one: memories, gradients, and the command line."""
+"""Two gloo processes against one: trainings, resumes, deaths, and the command line."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,43 +9,20 @@ import torch
 
 from crossbatch.data import Manifest
 from crossbatch.engine import memory_objective
-from crossbatch.training import RunFolder, Trainee, read_config, write_config
+from crossbatch.training import RunFolder, Trainee, read_config, steps, write_config
 from tests import blobs
+from tests.distributed.launch import launch, start
+from tests.distributed.rank import trainee_of
 
-STEPS = 12
+STEPS, MORE = 12, 3
+KINDS = ("ring", "sharded")
 TRAIN = ["-c", "from crossbatch.cli.main import main; main()", "train"]
 
 
-def launch(arguments, world=2):
-    """The same command on every rank; waits, and fails with what the ranks said."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", *map(str, arguments)],
-            env={
-                **os.environ,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(said)
-
-
-@pytest.fixture
-def config(tmp_path):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
     """Four images for each rank; the memory starts on the third step and wraps."""
+    tmp_path = tmp_path_factory.mktemp("config")
     manifest = blobs.manifest(tmp_path / "blobs.parquet")
     launch([*TRAIN, manifest, "--out", tmp_path / "run", *blobs.options(iterations=1)], world=1)
     made = RunFolder.open(tmp_path / "run").read_config()
@@ -90,10 +64,23 @@ def one_process(path):
     return trainee.state_dict()
 
 
-def test_two_ranks_are_one_process_with_averaged_gradients(config, tmp_path):
-    launch(["-m", "tests.distributed.rank", config, tmp_path])
-    first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory):
+    """One process, and what each of two ranks has come to with each kind of memory."""
+    out = tmp_path_factory.mktemp("ranks")
     expected = one_process(config)
+    torch.save(expected, out / "one.pt")
+    launch(["-m", "tests.distributed.rank", "both", config, out, out / "one.pt", STEPS + MORE])
+    found = {
+        kind: [torch.load(out / f"{kind}{rank}.pt", weights_only=True) for rank in (0, 1)]
+        for kind in KINDS
+    }
+    return expected, found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_are_one_process_with_averaged_gradients(runs, kind):
+    expected, (first, second) = runs[0], runs[1][kind]
     for part in ("memory", "network"):
         for name, value in first[part].items():
             assert torch.equal(value, second[part][name]), f"{part} {name} differs between ranks"
@@ -104,19 +91,64 @@ def test_two_ranks_are_one_process_with_averaged_gradients(config, tmp_path):
     assert first["reports"] != second["reports"]  # their batches are different ones
 
 
+@pytest.mark.parametrize("name", ["memory_size", "drift", "drift_age"])
+def test_both_kinds_of_memory_report_alike(runs, name):
+    copied, spread = (  # no drift is measured before the memory has rows
+        [row[name] or 0 for rank in runs[1][kind] for row in rank["reports"]] for kind in KINDS
+    )
+    assert copied == pytest.approx(spread, rel=1e-3)
+    assert any(copied)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_process_saves_and_two_ranks_go_on(runs, kind):
+    expected = runs[0]["memory"]
+    for rank in runs[1][kind]:
+        assert all(torch.equal(rank["loaded"][name], rows) for name, rows in expected.items())
+        assert [row["step"] for row in rank["resumed"]] == [STEPS + 1 + n for n in range(MORE)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_save_and_one_process_goes_on(runs, config, kind):
+    trainee = trainee_of(config, kind=kind, iterations=STEPS + MORE)
+    saved = runs[1][kind][0]
+    trainee.load_state_dict(saved)
+    loaded = trainee.state_dict()["memory"]
+    assert all(torch.equal(loaded[name], rows) for name, rows in saved["memory"].items())
+    assert [report.step for report in steps(trainee)] == [STEPS + 1 + n for n in range(MORE)]
+
+
+@pytest.mark.parametrize(("how", "timeout"), [("dies", 600), ("is silent", 8)])
+def test_a_rank_that_is_gone_ends_the_others(config, tmp_path, how, timeout):
+    ranks = start(["-m", "tests.distributed.rank", "leaves", config, tmp_path, how, timeout])
+    try:
+        said, _ = ranks[0].communicate(timeout=100)
+    finally:
+        for rank in ranks:
+            rank.kill()
+        ranks[1].communicate()
+    waited = time.time() - float((tmp_path / "gone").read_text())
+    assert ranks[0].returncode not in (0, None), said
+    assert "Error" in said
+    assert waited < 40
+
+
 def test_the_command_line_trains_and_resumes_on_two_ranks(tmp_path):
+    """With a memory that is spread over the ranks, and then one that is copied."""
     manifest, out = blobs.manifest(tmp_path / "blobs.parquet"), tmp_path / "run"
     flags = blobs.options("fine_tune", iterations=9, **{"sampler.classes": 2})
-    launch([*TRAIN, manifest, "--out", out, *flags])
+    launch([*TRAIN, manifest, "--out", out, *flags, "--memory.kind", "sharded"])
     log = (out / "log.jsonl").read_text()
     assert [json.loads(line)["step"] for line in log.splitlines()] == list(range(1, 10))
     assert (out / "encoder" / "model.safetensors").exists()
 
     config = RunFolder.open(out).read_config()
-    write_config(replace(config, iterations=14), out / "config.yaml")
+    assert config.memory.kind == "sharded"
+    config = replace(config, iterations=14, memory=replace(config.memory, kind="ring"))
+    write_config(config, out / "config.yaml")
     launch([*TRAIN, "--resume", out])
-    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 15))
+    taken = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert taken == list(range(1, 15))
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert state["step"] == 14
     assert len(state["memory"]["ids"]) == 24

@@ -24,6 +24,7 @@ from typing import (
 import tyro
 import yaml
 
+from crossbatch._check import check_above
 from crossbatch._files import write_beside
 from crossbatch.engine import Objective, Reduction
 from crossbatch.errors import CrossbatchError, FormatError, expected, nearest
@@ -56,8 +57,9 @@ class MemoryConfig:
     """Of the memory's loss."""
     objective: Objective = "batch_and_memory"
     """Batch loss + weight · memory loss (released code), or the memory's loss alone (paper)."""
-    kind: Literal["ring", "per_image"] = "ring"
-    """The last rows, first in, first out; or one row per image, the newest."""
+    kind: Literal["ring", "per_image", "sharded"] = "ring"
+    """The last rows, first in, first out, on every rank; one row per image, the newest; or the
+    last rows spread over the ranks."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """Of the stored rows."""
     momentum: float = 0.0
@@ -119,6 +121,9 @@ class TrainConfig:
     """Iterations between checkpoints, the most that a crash can cost."""
     log_every: int = 10
     """Iterations between two lines of the log."""
+    rank_timeout: float = 1800.0
+    """Seconds that ranks wait for another before they end with an error; more than the first needs
+    for features or a validation."""
     seed: int = 0
     """Of initial weights, batches, augmentation, dropout."""
 
@@ -152,6 +157,7 @@ class TrainConfig:
                     "0.999 follows slowly; 0 stores what the trained network says.",
                 )
             )
+        check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")
         if not 0 <= self.validation.fraction < 1:
             raise CrossbatchError(
                 expected(

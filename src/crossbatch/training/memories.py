@@ -3,10 +3,10 @@
 import torch
 
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.memory import CrossBatchMemory, PerImageMemory
+from crossbatch.memory import CrossBatchMemory, PerImageMemory, ShardedMemory
 from crossbatch.training.config import MemoryConfig
 
-Memory = CrossBatchMemory | PerImageMemory
+Memory = CrossBatchMemory | PerImageMemory | ShardedMemory
 
 
 def make_memory(config: MemoryConfig, *, dim: int, images: int) -> Memory | None:
@@ -23,8 +23,9 @@ def make_memory(config: MemoryConfig, *, dim: int, images: int) -> Memory | None
     if not config.capacity:
         return None
     dtype: torch.dtype = getattr(torch, config.dtype)
-    if config.kind == "ring":
-        return CrossBatchMemory(config.capacity, dim, dtype=dtype)
+    if config.kind != "per_image":
+        kind = ShardedMemory if config.kind == "sharded" else CrossBatchMemory
+        return kind(config.capacity, dim, dtype=dtype)
     if config.capacity < images:
         raise CrossbatchError(
             expected(

@@ -8,25 +8,28 @@ r"""Training as a generator: one report per optimizer step, and no callbacks.
 Whoever drives the generator logs, validates and saves between two steps, in plain sight. All
 state is in a :class:`Trainee`; saved and loaded, it goes on bit for bit (on a CPU).
 
-With several ranks each takes its share of the batches, and every memory receives all of them:
-anchors are local, references are global, the gradient is averaged.
+With several ranks each takes its share of the batches, and every memory receives all of them, or
+one memory is spread over the ranks: anchors are local, references are global, the gradient is
+averaged.
 """
 
 import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from crossbatch.data import Manifest, PKSampler, hold_out
 from crossbatch.engine import ObjectiveResult, memory_objective
 from crossbatch.errors import CrossbatchError, TrainingError, expected
-from crossbatch.memory import Drift, MomentumKeys
+from crossbatch.memory import Drift, MomentumKeys, ShardedMemory
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
@@ -79,6 +82,9 @@ class Trainee:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             cpu=not torch.accelerator.is_available(),  # else it would not see ranks on CPUs
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.rank_timeout))
+            ],
         )
         _seed(config.seed + self.accelerator.process_index)
         manifest = _with_validation(manifest, config)
@@ -140,7 +146,7 @@ class Trainee:
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on; a sharded memory is gathered by all ranks."""
         network = self.accelerator.unwrap_model(self.network)
         return {
             "step": self.step,
@@ -246,7 +252,9 @@ def _objective(
         memory = None
     device = embeddings.device
     codes, ids = batch.codes.to(device), batch.ids.to(device)
-    if memory is not None:
+    if isinstance(memory, ShardedMemory):
+        memory.enqueue(stored, codes, ids)
+    elif memory is not None:
         gather = cast(Callable[[Tensor], Tensor], trainee.accelerator.gather)
         memory.enqueue(gather(stored), gather(codes), gather(ids))
     return memory_objective(

@@ -76,8 +76,10 @@ def _run(trainee: Trainee, run: RunFolder, *, quiet: bool) -> RunFolder:
                 show(report, speed)
             if report.step % config.validation.every == 0 or last:
                 _validate(trainee, run)
-            if main and (report.step % config.save_every == 0 or last):
-                run.save(trainee.state_dict())
+            if report.step % config.save_every == 0 or last:
+                state = trainee.state_dict()  # by every rank: a sharded memory is gathered
+                if main:
+                    run.save(state)
     if main and trainee.best is None:
         trainee.encoder.save(run.encoder)
     return run
