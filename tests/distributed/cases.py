@@ -13,12 +13,12 @@ from crossbatch.collective import Ranks
 from crossbatch.engine import Tiling
 from tests.tables import REDUCTIONS, WEIGHTINGS
 
-STEPS, CAPACITY, DIM = 3, 31, 4  # neither 2 nor 3 ranks divide the capacity; the memory wraps
+STEPS, CAPACITY, DIM = 3, 167, 4  # neither 2 nor 3 ranks divide the capacity; it wraps
 FOUR = ("contrastive", "multi-similarity", "supcon", "hardest triplet")
 KINDS = ("replicated", "sharded")
 FURTHER = ("fastap", "top 2 of ntxent", "ranked list", "balanced", "mixed", "sides of triplets")
 """Other monoids, more stages, statistics for the report."""
-UNEVEN, EVEN = (5, 8, 2), (6, 6, 6)
+UNEVEN, EVEN, FILL = (5, 8, 2), (6, 6, 6), (60, 90, 30)
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,18 @@ def batch(step, rank, size):
     """Classes cluster; images come round again, on whichever rank."""
     g = torch.Generator().manual_seed(10 * step + rank)
     centres = torch.randn(5, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    ids = torch.randint(0, 40, (size,), generator=g)
+    ids = torch.randint(0, 20, (size,), generator=g)
+    ids[1] = ids[0]  # one image twice, on two ranks of a memory
     labels = ids % 5
     x = centres[labels] + 0.5 * torch.randn(size, 6, generator=g, dtype=torch.float64)
     return x, labels - 2, ids
+
+
+def filling(rank):
+    """Rows of other classes: most of the memory are plain negatives, as in a real one."""
+    g = torch.Generator().manual_seed(50 + rank)
+    x = F.normalize(torch.randn(FILL[rank], DIM, generator=g, dtype=torch.float64), dim=1)
+    return x, 100 + torch.arange(len(x)) % 9, 1000 * (rank + 1) + torch.arange(len(x))
 
 
 def one_memory(parts):
@@ -75,6 +83,7 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
     torch.manual_seed(1)
     network = torch.nn.Linear(6, DIM, bias=False, dtype=torch.float64)
     memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    memory.enqueue(*receive([filling(rank) for rank in played]))
     seen = []
     for step in range(STEPS):
         batches = [batch(step, rank, case.sizes[rank]) for rank in played]

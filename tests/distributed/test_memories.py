@@ -19,7 +19,7 @@ def equal(found, expected):
 
 @pytest.fixture(scope="module")
 def state():
-    """Of one process, with twice as many rows enqueued as there are places."""
+    """Of one process; the memory has wrapped."""
     return cases.training(SAVED, [0, 1, 2], cases.one_memory)["state"]
 
 
@@ -63,6 +63,7 @@ def test_equal_batches_are_one_large_batch(ranks, world, case):
     model = torch.nn.Linear(6, cases.DIM, bias=False, dtype=torch.float64)
     z = torch.nn.functional.normalize(model(x), dim=1)
     memory = xb.CrossBatchMemory(cases.CAPACITY, cases.DIM, dtype=torch.float64)
+    memory.enqueue(*cases.one_memory([cases.filling(rank) for rank in range(world)]))
     memory.enqueue(z, labels, ids)
     loss = xb.PairLoss(WEIGHTINGS[case.weighting])(z, labels, ids=ids, references=memory)
     loss.backward()
