@@ -39,6 +39,7 @@ NOT_CITED_BY_CODE = {
     "cakir2019fastap",
     "brown2020smoothap",
     "patel2022recallk",
+    "gao2021gradcache",
     "kim2020proxyanchor",
     "teh2020proxynca",
     "movshovitz2017proxynca",

@@ -1,5 +1,6 @@
 """One engine for every pair loss: a sweep over tiles, once per stage and once for the gradient."""
 
+from crossbatch.engine.chunks import chunked_backward
 from crossbatch.engine.dense import (
     all_triplets,
     recall_at_k,
@@ -23,6 +24,7 @@ __all__ = [
     "Reduction",
     "Tiling",
     "all_triplets",
+    "chunked_backward",
     "memory_objective",
     "pair_loss",
     "proxy_anchor",
