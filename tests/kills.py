@@ -16,6 +16,7 @@ KINDS = {
     "per_image": {"memory.kind": "per_image", "memory": -1},
     "momentum": {"memory.momentum": 0.9},
     "int8": {"memory.dtype": "int8"},
+    "chunks": {"sampler.chunk": 3},
 }
 """Every kind of memory, as changes of ``blobs.options``."""
 

@@ -20,6 +20,7 @@ PARTS = {
         ("per_image", "head", 120, (47,)),
         ("int8", "head", 120, (33,)),
         ("momentum", "fine_tune", 40, (15,)),
+        ("chunks", "fine_tune", 20, (8,)),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind, mode, iterations, kills):

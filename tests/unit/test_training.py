@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 import crossbatch as xb
 from crossbatch.cli.train import parse
@@ -30,6 +31,55 @@ def test_the_memory_starts_after_its_warm_up_and_fills(manifest):
     assert all(r.loss_memory is None for r in reports[:5])
     assert all(r.loss == pytest.approx(r.loss_batch + r.loss_memory) for r in reports[5:])
     assert sum(r.loss_batch for r in reports[-5:]) < sum(r.loss_batch for r in reports[:5])
+
+
+@pytest.fixture
+def other_precision():
+    """accelerate keeps one precision for a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("other_precision")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_chunks_take_the_same_steps(manifest, precision):
+    """The head has no statistics of a batch, so chunks of three differ by rounding alone."""
+    ends = []
+    for chunk in (0, 3):
+        changes = {"sampler.chunk": chunk, "precision": precision, "iterations": 8}
+        trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+        reports = list(steps(trainee))
+        ends.append((trainee.state_dict(), [r.loss for r in reports]))
+    (whole, losses), (chunked, found) = ends
+    close = {"rtol": 1e-3, "atol": 1e-4} if precision == "fp32" else {"rtol": 0.1, "atol": 0.05}
+    assert found == pytest.approx(losses, rel=close["rtol"])
+    for part in ("network", "memory"):
+        for name, value in whole[part].items():
+            torch.testing.assert_close(chunked[part][name], value, **close)
+
+
+def test_chunks_count_once(manifest):
+    """Running statistics and the draws of dropout: as of two chunks, and as often."""
+    changes = {"mode": "fine_tune", "sampler.chunk": 4, "encoder.dropout": 0.3, "iterations": 2}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    twin = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    norms = [m for m in twin.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = torch.get_rng_state()
+    next(steps(trainee))
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    inputs, _ = next(twin.batches())
+    twin.network.train()
+    for c in range(2):
+        twin.network(inputs[c::2])
+    assert norms
+    assert all(int(norm.num_batches_tracked) == 2 for norm in norms)
+    for (name, mine), other in zip(
+        trainee.network.named_buffers(), twin.network.buffers(), strict=True
+    ):
+        assert torch.equal(mine, other), name
+    assert torch.equal(after, torch.get_rng_state())
 
 
 def test_validation_classes_are_training_classes_that_training_does_not_see(manifest):

@@ -43,6 +43,9 @@ class SamplerConfig:
     """Classes in a batch."""
     instances: int = 4
     """Images of each class."""
+    chunk: int = 0
+    """Images embedded at a time, 0 embeds the batch at once; the gradient of the whole batch is
+    exact in two passes."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,9 @@ class TrainConfig:
                 )
             )
         check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")
+        if self.sampler.chunk < 0:
+            remedy = "0 embeds the batch at once."
+            raise CrossbatchError(expected("`sampler.chunk` ≥ 0", self.sampler.chunk, remedy))
         if not 0 <= self.validation.fraction < 1:
             raise CrossbatchError(
                 expected(

@@ -5,6 +5,8 @@ r"""Training as a generator: one report per optimizer step, and no callbacks.
     L_t = L(z_t, z_t) + w · L(z_t, memory)               (or the memory's loss alone)
     θ_{t+1} ← AdamW(θ_t, ∂L_t/∂θ),   η_t = η · cosine(t)
 
+The gradient is taken at once, or chunk by chunk (:mod:`crossbatch.engine.chunks`).
+
 Whoever drives the generator logs, validates and saves between two steps, in plain sight. All
 state is in a :class:`Trainee`; saved and loaded, it goes on bit for bit (on a CPU).
 
@@ -27,7 +29,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from crossbatch.data import Manifest, PKSampler, hold_out
-from crossbatch.engine import ObjectiveResult, memory_objective
+from crossbatch.engine import ObjectiveResult, chunked_backward, memory_objective
 from crossbatch.errors import CrossbatchError, TrainingError, expected
 from crossbatch.memory import Drift, MomentumKeys, ShardedMemory
 from crossbatch.models import Encoder
@@ -214,20 +216,36 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
         rate = trainee.learning_rate()
         for group in trainee.optimizer.param_groups:
             group["lr"] = rate
-        embeddings = trainee.network(inputs)
+        trainee.optimizer.zero_grad()
         try:
-            drift = _drift(trainee, embeddings, batch)
-            stored = _stored(trainee, embeddings, inputs)
-            result = _objective(trainee, embeddings.float(), batch, stored)
+            result, drift = _backward(trainee, inputs, batch)
         except CrossbatchError as error:
             raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
-        trainee.optimizer.zero_grad()
-        trainee.accelerator.backward(result.value)
         trainee.optimizer.step()
         if trainee.keys is not None:
             trainee.keys.follow(trainee.accelerator.unwrap_model(trainee.network))
         trainee.step += 1
         yield _report(trainee, result, drift, rate)
+
+
+def _backward(
+    trainee: Trainee, inputs: Tensor, batch: Classes
+) -> tuple[ObjectiveResult, Drift | None]:
+    """The losses of a batch; their gradient is left in the parameters."""
+    taken: list[tuple[ObjectiveResult, Drift | None]] = []
+
+    def loss(embeddings: Tensor) -> Tensor:
+        drift = _drift(trainee, embeddings, batch)
+        stored = _stored(trainee, embeddings, inputs)
+        result = _objective(trainee, embeddings.float(), batch, stored)
+        taken.append((result, drift))
+        return result.value
+
+    if trainee.config.sampler.chunk:
+        chunked_backward(trainee.network, inputs, loss, rows=trainee.config.sampler.chunk)
+    else:
+        trainee.accelerator.backward(loss(trainee.network(inputs)))
+    return taken[0]
 
 
 def _drift(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Drift | None:
