@@ -59,7 +59,7 @@ def differences(whole, cut):
         names |= set() if same else {name}
     for log in ("log.jsonl", "validation.jsonl"):
         lines = [
-            [line.split('"images_per_second"')[0] for line in (run / log).read_text().splitlines()]
+            [line.split('"step_seconds"')[0] for line in (run / log).read_text().splitlines()]
             for run in (whole, cut)
         ]
         names |= set() if lines[0] == lines[1] else {log}

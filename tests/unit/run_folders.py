@@ -53,6 +53,7 @@ def write_run(folder, manifest_path, *, noise=1.0, memory=0, seed=0, steps=40, e
             "active_negatives_batch": max(0, 30 - step),
             "active_negatives_memory": 3000 // step if seen else 0,
             "images_per_second": 900.0,
+            "memory_share": 0.07 if seen else None,
             "drift": 0.1 if seen else None,
             "drift_age": 8.0 if seen else None,
         }

@@ -75,6 +75,7 @@ def test_a_comparison_says_what_was_measured(base):
         "Loss",
         "Active negatives",
         "Drift of stored rows",
+        "Time of the memory",
         "Validation R@1",
         "Images per second",
     ):

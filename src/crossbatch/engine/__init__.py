@@ -9,7 +9,13 @@ from crossbatch.engine.dense import (
     soft_triple,
 )
 from crossbatch.engine.learnable import LearnableMargin
-from crossbatch.engine.objective import Objective, ObjectiveResult, Proportion, memory_objective
+from crossbatch.engine.objective import (
+    Objective,
+    ObjectiveResult,
+    Proportion,
+    combined,
+    memory_objective,
+)
 from crossbatch.engine.pair_loss import PairLoss, PairLossResult, Reduction, Tiling, pair_loss
 from crossbatch.engine.proxies import Proxies, proxy_anchor
 
@@ -25,6 +31,7 @@ __all__ = [
     "Tiling",
     "all_triplets",
     "chunked_backward",
+    "combined",
     "memory_objective",
     "pair_loss",
     "proxy_anchor",

@@ -104,14 +104,32 @@ def memory_objective(
     if memory is None or objective == "batch_and_memory":
         batch = pair_loss(embeddings, labels, weighting=weighting, ids=ids, reduction=reduction)
     if memory is None:
-        assert batch is not None
-        return ObjectiveResult(batch.value, batch, None, None)
+        return combined(batch, None)
     beside = pair_loss(
         embeddings, labels, weighting=weighting, references=memory, ids=ids, reduction=reduction
     )
-    weight = _weight(memory_weight, batch, beside)
-    value = weight * beside.value
-    return ObjectiveResult(value if batch is None else batch.value + value, batch, beside, weight)
+    return combined(batch, beside, memory_weight=memory_weight)
+
+
+def combined(
+    batch: PairLossResult | None,
+    memory: PairLossResult | None,
+    *,
+    memory_weight: float | Proportion = 1.0,
+) -> ObjectiveResult:
+    """The objective of losses that are taken already; at least one of them.
+
+    Args:
+        batch: L(batch, batch), or None for the memory's loss alone.
+        memory: L(batch, memory), or None while the memory has not started.
+        memory_weight: w, or the proportion that sets it.
+    """
+    if memory is None:
+        assert batch is not None
+        return ObjectiveResult(batch.value, batch, None, None)
+    weight = _weight(memory_weight, batch, memory)
+    value = weight * memory.value
+    return ObjectiveResult(value if batch is None else batch.value + value, batch, memory, weight)
 
 
 def _weight(

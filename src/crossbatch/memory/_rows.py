@@ -58,6 +58,16 @@ class Rows(nn.Module, ABC):
         self._codes: Codes | None = None
         self._coded: list[tuple[Tensor, int]] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, filled or not, and of their codes once the engine asked for them."""
+        return sum(x.nbytes for x in (*self.buffers(), *(self._codes or ())))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored embeddings."""
+        return self.embeddings.dtype
+
     @abstractmethod
     def __len__(self) -> int:
         """How many rows are filled."""
@@ -117,7 +127,7 @@ class Rows(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Prints as code."""
-        return f"capacity={self.capacity}, dim={self.dim}, dtype={self.embeddings.dtype}"
+        return f"capacity={self.capacity}, dim={self.dim}, dtype={self.dtype}"
 
     def _check(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
         """Raise unless a batch can be enqueued."""

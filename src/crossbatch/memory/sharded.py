@@ -81,6 +81,16 @@ class ShardedMemory(nn.Module):
         self.register_state_dict_post_hook(_gather_state)  # pyright: ignore
         self.register_load_state_dict_pre_hook(_take_part)  # pyright: ignore
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this rank's part, filled or not, and of its codes."""
+        return self.part.nbytes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored embeddings."""
+        return self.part.dtype
+
     def __len__(self) -> int:
         """How many rows are filled, on all ranks together."""
         return min(int(self.enqueued_rows), self.capacity)
@@ -107,7 +117,7 @@ class ShardedMemory(nn.Module):
         """
         self._check(embeddings, ids, where="enqueue")
         check_integers(labels, name="labels", rows=len(embeddings), where="ShardedMemory.enqueue")
-        dtype = self.part.embeddings.dtype
+        dtype = self.dtype
         stored = embeddings.detach().to(dtype if dtype.is_floating_point else torch.float32)
         (x, y, image), _ = self.ranks.gather(stored, labels.long(), ids.long())
         number = torch.arange(len(x), device=x.device) + self.enqueued_rows
@@ -152,7 +162,7 @@ class ShardedMemory(nn.Module):
         Cost: M · (4 D + 24) bytes there, and every row is sent to every rank.
         """
         there = self.part.embeddings.device if device is None else torch.device(device)
-        dtype = self.part.embeddings.dtype
+        dtype = self.dtype
         whole = CrossBatchMemory(self.capacity, self.dim, dtype=dtype).to(there)
         rows = dict(self.part.named_buffers())
         for name, buffer in whole.named_buffers():
@@ -181,7 +191,7 @@ class ShardedMemory(nn.Module):
 
     def extra_repr(self) -> str:
         """Prints as code."""
-        return f"capacity={self.capacity}, dim={self.dim}, dtype={self.part.embeddings.dtype}"
+        return f"capacity={self.capacity}, dim={self.dim}, dtype={self.dtype}"
 
     def _whole_number(self, number: Tensor) -> Tensor:
         """The number among all rows of a row of the part; −1 stays."""

@@ -1,10 +1,12 @@
-"""The progress bar: loss, active negatives of batch and memory, images per second."""
+"""What is seen of a training: a progress bar, and lines that stay above it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from crossbatch.training.config import TrainConfig
 from crossbatch.training.steps import StepReport
@@ -13,9 +15,16 @@ Log = Callable[[StepReport, float], None]
 """Takes a step's report and the images per second since the last one."""
 
 
+class Progress(NamedTuple):
+    """Two ways to tell: ``show`` moves the bar, ``say`` leaves a line."""
+
+    show: Log
+    say: Callable[[str], None]
+
+
 @contextlib.contextmanager
-def progress(config: TrainConfig, *, quiet: bool) -> Iterator[Log]:
-    """Show a bar on standard error while the context lasts."""
+def progress(config: TrainConfig, *, quiet: bool) -> Iterator[Progress]:
+    """Show a bar on standard error while the context lasts, or nothing at all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -23,13 +32,16 @@ def progress(config: TrainConfig, *, quiet: bool) -> Iterator[Log]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+    with Bar(*columns, console=Console(stderr=True, quiet=quiet), disable=quiet) as bar:
         task = bar.add_task("training", total=config.iterations, numbers="")
 
         def show(report: StepReport, speed: float) -> None:
             bar.update(task, completed=report.step, numbers=describe(report, speed))
 
-        yield show
+        def say(line: str) -> None:
+            bar.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+        yield Progress(show, say)
 
 
 def describe(report: StepReport, speed: float) -> str:

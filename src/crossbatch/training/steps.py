@@ -20,6 +20,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -29,13 +30,14 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from crossbatch.data import Manifest, PKSampler, hold_out
-from crossbatch.engine import ObjectiveResult, chunked_backward, memory_objective
+from crossbatch.engine import ObjectiveResult, chunked_backward, combined, pair_loss
 from crossbatch.errors import CrossbatchError, TrainingError, expected
 from crossbatch.memory import Drift, MomentumKeys, ShardedMemory
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
 from crossbatch.training.memories import make_memory
+from crossbatch.training.stopwatch import Stopwatch
 
 
 class StepReport(NamedTuple):
@@ -43,6 +45,8 @@ class StepReport(NamedTuple):
 
     ``drift`` is the mean d² of the batch's images since their rows were stored, ``drift_age`` how
     many batches ago that was on average; None while the memory holds none of them.
+    ``step_seconds`` is the time of the step, waiting for its batch included; ``memory_share`` the
+    part of it that went to enqueuing and to the loss beside the memory, None without that.
     """
 
     step: int
@@ -57,6 +61,8 @@ class StepReport(NamedTuple):
     drift: float | None
     drift_age: float | None
     learning_rate: float
+    step_seconds: float
+    memory_share: float | None
 
 
 @dataclass(frozen=True)
@@ -212,24 +218,26 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
     trainee.network.train()
     batches = trainee.batches()
     while trainee.step < config.iterations:
-        inputs, batch = next(batches)
-        rate = trainee.learning_rate()
-        for group in trainee.optimizer.param_groups:
-            group["lr"] = rate
-        trainee.optimizer.zero_grad()
-        try:
-            result, drift = _backward(trainee, inputs, batch)
-        except CrossbatchError as error:
-            raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
-        trainee.optimizer.step()
-        if trainee.keys is not None:
-            trainee.keys.follow(trainee.accelerator.unwrap_model(trainee.network))
+        watch = Stopwatch(trainee.accelerator.device)
+        with watch.part("step"):
+            inputs, batch = next(batches)
+            rate = trainee.learning_rate()
+            for group in trainee.optimizer.param_groups:
+                group["lr"] = rate
+            trainee.optimizer.zero_grad()
+            try:
+                result, drift = _backward(trainee, inputs, batch, watch)
+            except CrossbatchError as error:
+                raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
+            trainee.optimizer.step()
+            if trainee.keys is not None:
+                trainee.keys.follow(trainee.accelerator.unwrap_model(trainee.network))
         trainee.step += 1
-        yield _report(trainee, result, drift, rate)
+        yield _report(trainee, result, drift, rate, watch)
 
 
 def _backward(
-    trainee: Trainee, inputs: Tensor, batch: Classes
+    trainee: Trainee, inputs: Tensor, batch: Classes, watch: Stopwatch
 ) -> tuple[ObjectiveResult, Drift | None]:
     """The losses of a batch; their gradient is left in the parameters."""
     taken: list[tuple[ObjectiveResult, Drift | None]] = []
@@ -237,7 +245,7 @@ def _backward(
     def loss(embeddings: Tensor) -> Tensor:
         drift = _drift(trainee, embeddings, batch)
         stored = _stored(trainee, embeddings, inputs)
-        result = _objective(trainee, embeddings.float(), batch, stored)
+        result = _objective(trainee, embeddings.float(), batch, stored, watch)
         taken.append((result, drift))
         return result.value
 
@@ -263,32 +271,37 @@ def _stored(trainee: Trainee, embeddings: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _objective(
-    trainee: Trainee, embeddings: Tensor, batch: Classes, stored: Tensor
+    trainee: Trainee, embeddings: Tensor, batch: Classes, stored: Tensor, watch: Stopwatch
 ) -> ObjectiveResult:
     config, memory = trainee.config, trainee.memory
-    if memory is not None and trainee.step < config.memory.start:
-        memory = None
     device = embeddings.device
     codes, ids = batch.codes.to(device), batch.ids.to(device)
-    if isinstance(memory, ShardedMemory):
-        memory.enqueue(stored, codes, ids)
-    elif memory is not None:
-        gather = cast(Callable[[Tensor], Tensor], trainee.accelerator.gather)
-        memory.enqueue(gather(stored), gather(codes), gather(ids))
-    return memory_objective(
+    take = partial(
+        pair_loss,
         embeddings,
         codes,
-        ids,
+        ids=ids,
         weighting=config.weighting.at(trainee.step),
-        memory=memory,
-        objective=config.memory.objective,
-        memory_weight=config.memory.weight,
         reduction=config.reduction,
     )
+    if memory is None or trainee.step < config.memory.start:
+        return combined(take(), None)
+    alone = None if config.memory.objective == "memory_alone" else take()
+    with watch.part("memory"):
+        if isinstance(memory, ShardedMemory):
+            memory.enqueue(stored, codes, ids)
+        else:
+            gather = cast(Callable[[Tensor], Tensor], trainee.accelerator.gather)
+            memory.enqueue(gather(stored), gather(codes), gather(ids))
+        return combined(alone, take(references=memory), memory_weight=config.memory.weight)
 
 
 def _report(
-    trainee: Trainee, result: ObjectiveResult, drift: Drift | None, rate: float
+    trainee: Trainee,
+    result: ObjectiveResult,
+    drift: Drift | None,
+    rate: float,
+    watch: Stopwatch,
 ) -> StepReport:
     batch, memory = result.batch, result.memory
     held = drift is not None and len(drift.ages) > 0
@@ -305,6 +318,8 @@ def _report(
         drift=drift.squared.mean().item() if drift is not None and held else None,
         drift_age=drift.ages.float().mean().item() if drift is not None and held else None,
         learning_rate=rate,
+        step_seconds=watch.seconds("step"),
+        memory_share=None if memory is None else watch.seconds("memory") / watch.seconds("step"),
     )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -11,6 +11,7 @@ from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation import evaluate
 from crossbatch.training.config import TrainConfig
+from crossbatch.training.cost import Account, predict
 from crossbatch.training.progress import Log, progress
 from crossbatch.training.run import RunFolder
 from crossbatch.training.steps import StepReport, Trainee, steps
@@ -64,9 +65,13 @@ def resume(path: Path, *, quiet: bool = False) -> RunFolder:
 def _run(trainee: Trainee, run: RunFolder, *, quiet: bool) -> RunFolder:
     config, main = trainee.config, trainee.accelerator.is_main_process
     images = config.sampler.classes * config.sampler.instances * trainee.accelerator.num_processes
-    with _log(run, trainee, main=main) as log, progress(config, quiet=quiet or not main) as show:
+    quiet = quiet or not main
+    with _log(run, trainee, main=main) as log, progress(config, quiet=quiet) as (show, say):
+        account = None if quiet or trainee.step == config.iterations else _account(trainee, say)
         since, at = time.perf_counter(), trainee.step
         for report in steps(trainee):
+            if account is not None and (line := account.add(report)) is not None:
+                say(line)
             last = report.step == config.iterations
             if report.step % config.log_every == 0 or last:
                 now = time.perf_counter()
@@ -80,9 +85,20 @@ def _run(trainee: Trainee, run: RunFolder, *, quiet: bool) -> RunFolder:
                 state = trainee.state_dict()  # by every rank: a sharded memory is gathered
                 if main:
                     run.save(state)
+        if account is not None and trainee.memory is not None:
+            say(account.measured(trainee.memory))
     if main and trainee.best is None:
         trainee.encoder.save(run.encoder)
     return run
+
+
+def _account(trainee: Trainee, say: Callable[[str], None]) -> Account | None:
+    """Say what the memory will cost."""
+    prediction = predict(trainee)
+    if prediction is None:
+        return None
+    say(str(prediction))
+    return Account(prediction)
 
 
 def _validate(trainee: Trainee, run: RunFolder) -> None:
