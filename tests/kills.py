@@ -12,10 +12,11 @@ RUN = [sys.executable, "-W", "ignore", "-c", "from crossbatch.cli.main import ma
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 KINDS = {
-    "ring": {},
+    "ring": {"memory.momentum": 0.0},
     "per_image": {"memory.kind": "per_image", "memory": -1},
     "momentum": {"memory.momentum": 0.9},
     "int8": {"memory.dtype": "int8"},
+    "normalised": {"memory.normalise": "adaptive", "memory.start_drift": 0.5},
     "chunks": {"sampler.chunk": 3},
 }
 """Every kind of memory, as changes of ``blobs.options``."""

@@ -10,6 +10,8 @@ PARTS = {
     "per_image": "/memory/slots",
     "momentum": "/keys/trunk.",
     "int8": "/memory/scales",
+    "normalised": "/normalisation/mean",
+    "chunks": "/memory/enqueued_rows",
 }
 
 
@@ -19,6 +21,7 @@ PARTS = {
         ("ring", "head", 200, (27, 71)),
         ("per_image", "head", 120, (47,)),
         ("int8", "head", 120, (33,)),
+        ("normalised", "head", 120, (14,)),
         ("momentum", "fine_tune", 40, (15,)),
         ("chunks", "fine_tune", 20, (8,)),
     ],

@@ -24,7 +24,7 @@ def config(manifest, **changes):
 
 
 def test_the_memory_starts_after_its_warm_up_and_fills(manifest):
-    trainee = Trainee(config(manifest), Manifest.read(manifest))
+    trainee = Trainee(config(manifest, **{"memory.momentum": 0.0}), Manifest.read(manifest))
     reports = list(steps(trainee))
     assert [r.step for r in reports] == list(range(1, 31))
     assert [r.memory_size for r in reports][:9] == [0] * 5 + [8, 16, 24, 24]
@@ -146,7 +146,7 @@ def test_another_version_and_another_manifest_are_refused(manifest, tmp_path):
         resume(run.path)
     about = run.about()
     (run.path / "run.json").write_text(json.dumps({**about, "format": 99}))
-    with pytest.raises(xb.CrossbatchError, match=r"run format 1.*Got 99"):
+    with pytest.raises(xb.CrossbatchError, match=r"run format 2.*Got 99"):
         RunFolder.open(run.path)
 
 
@@ -240,12 +240,81 @@ def test_momentum_keys_follow_the_network_and_fill_the_memory(manifest):
 
 
 def test_without_momentum_there_is_no_second_network(manifest):
-    trainee = Trainee(config(manifest), Manifest.read(manifest))
-    assert trainee.keys is None
-    assert trainee.state_dict()["keys"] is None
+    for changes in ({"memory.momentum": 0.0}, {"memory": 0}):
+        trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+        assert trainee.keys is None
+        assert trainee.state_dict()["keys"] is None
 
 
-@pytest.mark.parametrize(("momentum", "capacity"), [(1.0, 24), (-0.1, 24), (0.9, 0)])
-def test_momentum_out_of_place_is_named(manifest, momentum, capacity):
-    with pytest.raises(xb.CrossbatchError, match=r"`memory.momentum` in \[0, 1\).*and a capacity"):
-        config(manifest, **{"memory.momentum": momentum, "memory": capacity})
+@pytest.mark.parametrize("momentum", [1.0, -0.1])
+def test_momentum_out_of_range_is_named(manifest, momentum):
+    with pytest.raises(xb.CrossbatchError, match=r"`memory.momentum` in \[0, 1\)"):
+        config(manifest, **{"memory.momentum": momentum})
+
+
+def test_the_warm_up_ends_when_stored_rows_stop_moving(manifest):
+    starts = {}
+    for rate in (1e-9, 1e-2):
+        changes = {"optimizer.lr": rate, "encoder.dropout": 0.0, "memory.start": 1000}
+        changes |= {"memory.start_drift": 0.1, "iterations": 60}
+        trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+        reports = list(steps(trainee))
+        starts[rate] = next(r.step for r in reports if r.loss_memory is not None)
+        assert all(r.loss_memory is not None for r in reports[starts[rate] - 1 :])
+        moved = [r.drift for r in reports[: starts[rate]] if r.drift is not None]
+        assert sum(moved[-20:]) / 20 < 0.2  # of all ages; those of the older half are below 0.1
+        assert rate < 1e-3 or max(moved) > 1.0
+    assert 20 < starts[1e-9] < 30 < starts[1e-2]
+    assert len(trainee.memory) == 24
+
+
+@pytest.mark.parametrize(("fill", "size"), [("empty", 8), ("warm_up", 24), ("pass", 24)])
+def test_the_memory_begins_with_what_it_is_filled_with(manifest, fill, size):
+    changes = {"memory.fill": fill, "iterations": 6, "memory.momentum": 0.0}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    reports = list(steps(trainee))
+    assert [r.loss_memory is None for r in reports] == [True] * 5 + [False]
+    assert reports[-1].memory_size == size
+    if fill == "pass":
+        held = trainee.memory.contents()
+        assert len(held.ids[:-8].unique()) == len(held.ids) - 8  # different images, then a batch
+
+
+def test_a_pass_fills_with_the_embeddings_of_the_keys(manifest):
+    trainee = Trainee(config(manifest, memory=10), Manifest.read(manifest))
+    trainee.fill()
+    held = trainee.memory.contents()
+    rows = [trainee.training.ids.tolist().index(i) for i in held.ids.tolist()]
+    expected = trainee.embed(trainee.training.rows[rows])  # the keys are a fresh copy
+    torch.testing.assert_close(held.embeddings, expected)
+    assert held.labels.tolist() == trainee.training.codes[rows].tolist()
+    assert trainee.network.training
+
+
+@pytest.mark.parametrize("how", ["batch", "adaptive"])
+def test_rows_are_normalised_before_the_loss(manifest, how):
+    losses = {}
+    for normalise in ("none", how):
+        changes = {"memory.normalise": normalise, "iterations": 12}
+        trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+        losses[normalise] = [r.loss_memory for r in steps(trainee)]
+    assert losses["none"][:5] == losses[how][:5]
+    assert losses["none"][6] != losses[how][6]
+    state = trainee.state_dict()["normalisation"]
+    assert (state["uncertainty"] < 1) == (how == "adaptive")
+
+
+def test_the_memory_keeps_its_proportion_of_the_gradient(manifest):
+    """The weight follows the size of the memory: the loss's part of it stays alike."""
+    ends = []
+    for weight in (1.0, 100.0):
+        changes = {"memory.weight": weight, "memory.proportion": 0.5, "iterations": 9}
+        trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+        ends.append([r.loss for r in steps(trainee)])
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("wrong", ["memory.proportion", "memory.start_drift"])
+def test_settings_below_zero_are_named(manifest, wrong):
+    with pytest.raises(xb.CrossbatchError, match=r"`memory.proportion` ≥ 0 and"):
+        config(manifest, **{wrong: -0.1})

@@ -12,8 +12,9 @@ from crossbatch.training.config import (
 )
 from crossbatch.training.run import RunFolder
 from crossbatch.training.splits import Split, load_split
-from crossbatch.training.steps import StepReport, Trainee, steps
+from crossbatch.training.steps import StepReport, steps
 from crossbatch.training.train import resume, train
+from crossbatch.training.trainee import Trainee
 
 __all__ = [
     "MemoryConfig",

@@ -56,8 +56,16 @@ class MemoryConfig:
     """Rows to keep; 0 trains without a memory, -1 keeps as many as there are training images."""
     start: int = 1000
     """Iterations before the memory starts, while the embedding still moves fast."""
+    start_drift: float = 0.0
+    """Start earlier, once stored rows have drifted by less than this d²; 0 waits for `start`."""
+    fill: Literal["empty", "warm_up", "pass"] = "empty"
+    """Begin empty, with the batches of the warm-up, or with a pass over random training images."""
     weight: float = 1.0
     """Of the memory's loss."""
+    proportion: float = 0.0
+    """Instead of `weight`: keep the memory's gradient at this proportion of the batch's."""
+    normalise: Literal["none", "batch", "adaptive"] = "none"
+    """Give stored rows the moments of the batch (XBN), or of a running estimate."""
     objective: Objective = "batch_and_memory"
     """Batch loss + weight · memory loss (released code), or the memory's loss alone (paper)."""
     kind: Literal["ring", "per_image", "sharded"] = "ring"
@@ -65,7 +73,7 @@ class MemoryConfig:
     last rows spread over the ranks."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """Of the stored rows."""
-    momentum: float = 0.0
+    momentum: float = 0.9
     """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
 
 
@@ -150,14 +158,17 @@ class TrainConfig:
                     "0 trains without a memory, -1 makes it as large as the training set.",
                 )
             )
-        if not 0 <= self.memory.momentum < 1 or (
-            self.memory.momentum and not self.memory.capacity
-        ):
+        if not 0 <= self.memory.momentum < 1:
+            remedy = "0.9 follows within ten steps; 0 stores what the trained network says."
+            raise CrossbatchError(
+                expected("`memory.momentum` in [0, 1)", self.memory.momentum, remedy)
+            )
+        if min(self.memory.proportion, self.memory.start_drift) < 0:
             raise CrossbatchError(
                 expected(
-                    "`memory.momentum` in [0, 1), and 0 where `memory.capacity` is 0",
-                    f"{self.memory.momentum} and a capacity of {self.memory.capacity}",
-                    "0.999 follows slowly; 0 stores what the trained network says.",
+                    "`memory.proportion` ≥ 0 and `memory.start_drift` ≥ 0",
+                    f"{self.memory.proportion} and {self.memory.start_drift}",
+                    "0 leaves the weight and the start as they are set.",
                 )
             )
         check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")

@@ -21,7 +21,8 @@ from torch import Tensor
 from crossbatch.engine import pair_loss
 from crossbatch.memory import CrossBatchMemory
 from crossbatch.training.memories import Memory
-from crossbatch.training.steps import StepReport, Trainee
+from crossbatch.training.steps import StepReport
+from crossbatch.training.trainee import Trainee
 
 FIRST = 5  # steps after the first one whose time foretells that of all
 _PRODUCTS, _ROWS = 1 << 30, 1 << 16  # B · M · D and M of the sample at most

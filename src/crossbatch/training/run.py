@@ -30,7 +30,7 @@ from crossbatch.errors import CrossbatchError, FormatError, expected
 from crossbatch.memory import advise
 from crossbatch.training.config import TrainConfig, read_config, write_config
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

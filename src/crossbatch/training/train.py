@@ -14,7 +14,8 @@ from crossbatch.training.config import TrainConfig
 from crossbatch.training.cost import Account, predict
 from crossbatch.training.progress import Log, progress
 from crossbatch.training.run import RunFolder
-from crossbatch.training.steps import StepReport, Trainee, steps
+from crossbatch.training.steps import StepReport, steps
+from crossbatch.training.trainee import Trainee
 
 
 def train(config: TrainConfig, out: Path, *, quiet: bool = False) -> RunFolder:

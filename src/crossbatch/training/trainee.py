@@ -1,0 +1,286 @@
+"""All state of a training, in one object that is saved and loaded."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
+
+from crossbatch.collective import Ranks
+from crossbatch.data import Manifest, PKSampler, hold_out
+from crossbatch.errors import CrossbatchError, expected
+from crossbatch.memory import CrossBatchNormalisation, MomentumKeys, ShardedMemory
+from crossbatch.models import Encoder
+from crossbatch.training.config import TrainConfig, with_capacity
+from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
+from crossbatch.training.memories import make_memory
+from crossbatch.training.warm_up import WarmUp
+
+ADAPTIVE_NOISE = 0.01  # of the running moments; they remember some ten batches
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The images of some classes: their ids and class codes, and their rows in the material."""
+
+    rows: np.ndarray
+    ids: Tensor
+    codes: Tensor
+
+
+class Trainee:
+    """All state of a training: network, optimizer, memory, place in the stream, generators.
+
+    Args:
+        config: The run.
+        manifest: Its manifest. Images of the split `train` are trained on; where it has no split
+            `validation`, a part of the training classes is held out as one.
+
+    Raises:
+        CrossbatchError: Fewer than two training classes, or fewer images than a batch.
+    """
+
+    def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            cpu=not torch.accelerator.is_available(),  # else it would not see ranks on CPUs
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.rank_timeout))
+            ],
+        )
+        self.ranks = Ranks.here()
+        _seed(config.seed + self.accelerator.process_index)
+        manifest = _with_validation(manifest, config)
+        self.training = _classes(manifest, "train")
+        self.validation = _classes(manifest, "validation")
+        if not len(self.training.rows):
+            raise CrossbatchError(
+                expected(
+                    "training images in the manifest",
+                    f"none in split `train` of {config.manifest}",
+                    "Make a manifest whose split `train` has at least two classes.",
+                )
+            )
+        self.config = with_capacity(config, len(self.training.rows))
+        self._feed, self._place = self._sampler(), self._sampler()
+        torch.manual_seed(config.seed)  # the same weights on every rank
+        self.encoder = Encoder(config.encoder)
+        self.material = self._material(manifest)
+        torch.manual_seed(config.seed + self.accelerator.process_index)
+        trained = [p for p in self.material.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
+        )
+        self.keys = self._keys()
+        self.network, self.optimizer = self.accelerator.prepare(self.material.network, optimizer)
+        size = {"dim": config.encoder.dim, "images": len(self.training.rows)}
+        memory = make_memory(self.config.memory, **size)
+        self.memory = None if memory is None else memory.to(self.accelerator.device)
+        self.normalisation = self._normalisation()
+        self.warm_up = WarmUp(self.config.memory.start, self.config.memory.start_drift)
+        self.step = 0
+        self.best: tuple[int, float] | None = None
+
+    def batches(self) -> Iterator[tuple[Tensor, Classes]]:
+        """Inputs, codes and ids from the current place in the stream on."""
+        device = self.accelerator.device
+        self._feed.load_state_dict(self._place.state_dict())
+        for inputs, local in self.material.batches(self._feed, self.step):
+            self._place.skip(self.accelerator.num_processes)
+            chosen = Classes(local, self.training.ids[local], self.training.codes[local])
+            yield inputs.to(device, non_blocking=True), chosen
+
+    def learning_rate(self) -> float:
+        """η of the next step: a linear rise, then a cosine to zero."""
+        o, total = self.config.optimizer, self.config.iterations
+        if self.step < o.warmup:
+            return o.lr * (self.step + 1) / o.warmup
+        done = (self.step - o.warmup) / max(total - o.warmup, 1)
+        return o.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    @property
+    def started(self) -> bool:
+        """Whether the loss of the next step takes the memory in."""
+        return self.memory is not None and self.warm_up.over(self.step)
+
+    @torch.no_grad()
+    def store(self, inputs: Tensor, embeddings: Tensor, batch: Classes) -> None:
+        """Enqueue a batch of every rank: what the keys make of the inputs, or its embeddings."""
+        stored = embeddings.detach().float()
+        if self.keys is not None:
+            rows = self.config.sampler.chunk or len(inputs)
+            chunks = -(-len(inputs) // rows)
+            with self.accelerator.autocast():
+                for first in range(chunks):
+                    stored[first::chunks] = self.keys(inputs[first::chunks]).float()
+        self._enqueue(stored, batch.codes, batch.ids)
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Empty the memory, and fill it with random training images, not augmented.
+
+        Cost: one forward pass for each of its rows.
+        """
+        assert self.memory is not None
+        self.memory.clear()
+        g = torch.Generator().manual_seed(self.config.seed)
+        count = min(self.config.memory.capacity, len(self.training.rows))
+        drawn = torch.randperm(len(self.training.rows), generator=g)[:count]
+        share = count // self.ranks.world  # of equal size: to enqueue is a collective
+        drawn = drawn[self.ranks.rank :: self.ranks.world][:share]
+        network = self.accelerator.unwrap_model(self.network)
+        network = network if self.keys is None else self.keys.network
+        network.eval()
+        first = 0
+        for inputs in self.material.inputs(self.training.rows[drawn.numpy()]):
+            with self.accelerator.autocast():
+                embeddings = network(inputs.to(self.accelerator.device)).float()
+            part = drawn[first : (first := first + len(inputs))]
+            self._enqueue(embeddings, self.training.codes[part], self.training.ids[part])
+        network.train()
+
+    @torch.inference_mode()
+    def embed(self, rows: np.ndarray) -> Tensor:
+        """Embeddings of rows of the manifest without augmentation, in evaluation mode."""
+        network = self.accelerator.unwrap_model(self.network)  # other ranks may not take part
+        network.eval()
+        parts = [
+            network(x.to(self.accelerator.device)).float().cpu()
+            for x in self.material.inputs(rows)
+        ]
+        network.train()
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on; a sharded memory is gathered by all ranks."""
+        network = self.accelerator.unwrap_model(self.network)
+        return {
+            "step": self.step,
+            "best": self.best,
+            "network": network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
+            "keys": None if self.keys is None else self.keys.state_dict(),
+            "normalisation": self._moments(),
+            "warm_up": self.warm_up.state_dict(),
+            "sampler": self._place.state_dict(),
+            "generators": _generators(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.step = state["step"]
+        self.best = None if state["best"] is None else tuple(state["best"])
+        self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
+        if self.keys is not None:
+            self.keys.load_state_dict(state["keys"])
+        if self.normalisation is not None:
+            self.normalisation.load_state_dict(state["normalisation"])
+        self.warm_up.load_state_dict(state["warm_up"])
+        self._place.load_state_dict(state["sampler"])
+        if self.accelerator.num_processes == 1:
+            _set_generators(state["generators"])
+        else:  # they are those of one rank, and ranks must not draw alike
+            _seed(self.config.seed + self.accelerator.process_index + self.step)
+
+    def _enqueue(self, embeddings: Tensor, codes: Tensor, ids: Tensor) -> None:
+        assert self.memory is not None
+        rows = (embeddings, codes.to(embeddings.device), ids.to(embeddings.device))
+        if not isinstance(self.memory, ShardedMemory):
+            rows = self.ranks.gather(*rows)[0]
+        self.memory.enqueue(*rows)
+
+    def _normalisation(self) -> CrossBatchNormalisation | None:
+        how = self.config.memory.normalise
+        if how == "none" or self.memory is None:
+            return None
+        noise = None if how == "batch" else ADAPTIVE_NOISE
+        match = CrossBatchNormalisation(self.config.encoder.dim, noise=noise)
+        return match.to(self.accelerator.device)
+
+    def _moments(self) -> dict[str, Any] | None:
+        return None if self.normalisation is None else self.normalisation.state_dict()
+
+    def _sampler(self) -> PKSampler:
+        return PKSampler(
+            self.training.codes.numpy(),
+            classes=self.config.sampler.classes,
+            instances=self.config.sampler.instances,
+            seed=self.config.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def _keys(self) -> MomentumKeys | None:
+        """The second network; made before the first is wrapped for ranks and precision."""
+        if not self.config.memory.momentum or not self.config.memory.capacity:
+            return None
+        network = self.material.network.to(self.accelerator.device)
+        return MomentumKeys(network, self.config.memory.momentum)
+
+    def _material(self, manifest: Manifest) -> Material:
+        if self.config.mode == "fine_tune":
+            return Images(self.encoder, manifest, self.training.rows, self.config)
+        with self.accelerator.main_process_first():
+            table = feature_table(self.encoder, manifest, self.config)
+        return CachedFeatures(self.encoder, table, manifest, self.training.rows)
+
+
+def _with_validation(manifest: Manifest, config: TrainConfig) -> Manifest:
+    """Hold out at least two training classes, where there are four or more."""
+    splits = manifest.column("split")
+    classes = len(set(manifest.codes[splits == "train"]))
+    if not config.validation.fraction or "validation" in set(splits) or classes < 4:
+        return manifest
+    fraction = max(config.validation.fraction, 2 / classes)
+    return hold_out(manifest, split="validation", fraction=fraction, seed=config.seed)
+
+
+def _classes(manifest: Manifest, split: str) -> Classes:
+    rows = np.flatnonzero(manifest.column("split") == split)
+    return Classes(
+        rows, torch.from_numpy(manifest.ids[rows]), torch.from_numpy(manifest.codes[rows])
+    )
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (for libraries that use it)
+    torch.manual_seed(seed)
+
+
+def _generators() -> dict[str, Any]:
+    """The state of every global generator, in types that a safe checkpoint can hold."""
+    _, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [
+            torch.from_numpy(np.array(keys, np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
