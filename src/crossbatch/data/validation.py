@@ -14,8 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
 from crossbatch.data._decode import decode as decode_image
+from crossbatch.data._presence import look
 from crossbatch.data.manifest import Manifest
 from crossbatch.data.problems import Kind, Problem, Validation
 
@@ -47,11 +49,12 @@ def validate(
     """
 
     def examine(row: int) -> Problem | None:
-        return _label(manifest, row, known) or _image(manifest, row, decode=decode)
+        return _label(manifest, row, known) or _image(manifest, row)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # broken EXIF and the like do no harm
-        faults = list(watch(_in_threads(examine, len(manifest))))
+        looks = _in_threads(examine, len(manifest)) if decode else _listed(manifest, known)
+        faults = list(watch(looks))
     kept = manifest.select(np.array([fault is None for fault in faults], dtype=bool))
     excluded = [fault for fault in faults if fault is not None]
     return Validation(kept, (*found, *excluded, *_notes(kept)))
@@ -63,6 +66,18 @@ def _in_threads(examine: Callable[[int], Problem | None], rows: int) -> Iterator
             yield from pool.map(examine, range(start, min(start + _BLOCK, rows)))
 
 
+def _listed(manifest: Manifest, known: Collection[str] | None) -> Iterator[Problem | None]:
+    """Labels, and whether the files are there."""
+    table = manifest.table
+    files = np.ones(len(manifest), bool)
+    if "image" in table.column_names:
+        files = table["image"].flatten()[0].is_null().to_numpy()
+    absent = np.zeros(len(manifest), bool)
+    absent[files] = look(manifest.root, table["path"].filter(pa.array(files))).missing
+    for row, gone in enumerate(absent.tolist()):
+        yield _label(manifest, row, known) or (_gone(manifest, row) if gone else None)
+
+
 def _label(manifest: Manifest, row: int, known: Collection[str] | None) -> Problem | None:
     label = manifest.labels[row]
     if not label.strip():
@@ -72,12 +87,14 @@ def _label(manifest: Manifest, row: int, known: Collection[str] | None) -> Probl
     return None
 
 
-def _image(manifest: Manifest, row: int, *, decode: bool) -> Problem | None:
+def _gone(manifest: Manifest, row: int) -> Problem:
+    return Problem(Kind.MISSING, manifest.name(row), f"no file at {manifest.path(row)}")
+
+
+def _image(manifest: Manifest, row: int) -> Problem | None:
     path = manifest.path(row)
     if path is not None and not path.is_file():
-        return Problem(Kind.MISSING, manifest.name(row), f"no file at {path}")
-    if not decode:
-        return None
+        return _gone(manifest, row)
     try:
         decode_image(path or manifest.image_bytes(row), shortest=_ENOUGH)
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
