@@ -11,7 +11,7 @@ import crossbatch
 from crossbatch.errors import CrossbatchError, expected, nearest
 
 COMMANDS = {
-    "manifest": "list images and labels in one table, checked: folder | csv",
+    "manifest": "list images and labels in one table, checked: folder, csv, sop, ...",
     "train": "train an encoder, with or without a memory; resume a run",
     "evaluate": "measure retrieval on held-out classes",
     "report": "one page for a run, or for runs beside each other",

@@ -1,4 +1,4 @@
-"""``crossbatch manifest folder|csv``: list images, look at each, write the manifest."""
+"""``crossbatch manifest folder|csv|sop|...``: list images, look at each, write the manifest."""
 
 import contextlib
 import functools
@@ -23,6 +23,7 @@ from crossbatch.data import (
     validate,
 )
 from crossbatch.data._schema import SPLITS
+from crossbatch.data.importers import from_sop
 from crossbatch.errors import CrossbatchError, expected
 
 
@@ -70,8 +71,25 @@ class Csv(_Options):
         return from_csv(self.file, root=self.root)
 
 
+_Root = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ROOT")]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sop(_Options):
+    """Stanford Online Products: Ebay_train.txt, Ebay_test.txt."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_sop(self.root)
+
+
 _Command = (
-    Annotated[Folder, tyro.conf.subcommand("folder")] | Annotated[Csv, tyro.conf.subcommand("csv")]
+    Annotated[Folder, tyro.conf.subcommand("folder")]
+    | Annotated[Csv, tyro.conf.subcommand("csv")]
+    | Annotated[Sop, tyro.conf.subcommand("sop")]
 )
 
 
@@ -96,6 +114,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         with contextlib.suppress(OSError):
             listed.unlink()
+    for difference in checked.manifest.notes.get("differs", ()):
+        console.print(f"[yellow]warning:[/] {escape(difference)}", soft_wrap=True)
     _refuse(checked, strict=command.strict, listed=listed)
     manifest = checked.manifest.embed() if command.embed else checked.manifest
     manifest.write(command.out)
@@ -103,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(command: Folder | Csv, console: Console) -> Validation:
+def _check(command: _Command, console: Console) -> Validation:
     manifest, found = command.load()
     if command.test_fraction is not None and len(manifest):
         manifest = hold_out(

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     EMPTY_LABEL = "empty label"
     UNKNOWN_LABEL = "unknown label"
     LISTED_TWICE = "image listed twice"
+    OUTSIDE = "link out of the root"
     EMPTY_CLASS = "empty class folder"
     ONE_IMAGE = "class with one image"
     NO_MATCH = "query without a match"
@@ -36,7 +37,10 @@ class Kind(StrEnum):
         return self not in _NOTES
 
 
-_NOTES = (Kind.LISTED_TWICE, Kind.EMPTY_CLASS, Kind.ONE_IMAGE, Kind.NO_MATCH, Kind.ONE_CLASS)
+_NOTES = (
+    *(Kind.LISTED_TWICE, Kind.OUTSIDE, Kind.EMPTY_CLASS),
+    *(Kind.ONE_IMAGE, Kind.NO_MATCH, Kind.ONE_CLASS),
+)
 
 
 @dataclass(frozen=True)

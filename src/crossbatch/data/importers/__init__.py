@@ -1,6 +1,7 @@
-"""Importers: from what people have to a manifest. One file per layout."""
+"""Importers: from what people have to a manifest. One file per layout or data set."""
 
 from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.folder import from_folder
+from crossbatch.data.importers.sop import from_sop
 
-__all__ = ["from_csv", "from_folder"]
+__all__ = ["from_csv", "from_folder", "from_sop"]
