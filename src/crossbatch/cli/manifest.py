@@ -23,7 +23,10 @@ from crossbatch.data import (
     validate,
 )
 from crossbatch.data._schema import SPLITS
-from crossbatch.data.importers import from_sop
+from crossbatch.data.importers import (
+    from_in_shop,
+    from_sop,
+)
 from crossbatch.errors import CrossbatchError, expected
 
 
@@ -86,10 +89,23 @@ class Sop(_Options):
         return from_sop(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InShop(_Options):
+    """In-Shop Clothes Retrieval of DeepFashion: Eval/list_eval_partition.txt."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_in_shop(self.root)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
     | Annotated[Sop, tyro.conf.subcommand("sop")]
+    | Annotated[InShop, tyro.conf.subcommand("in-shop")]
 )
 
 

@@ -2,6 +2,12 @@
 
 from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.folder import from_folder
+from crossbatch.data.importers.in_shop import from_in_shop
 from crossbatch.data.importers.sop import from_sop
 
-__all__ = ["from_csv", "from_folder", "from_sop"]
+__all__ = [
+    "from_csv",
+    "from_folder",
+    "from_in_shop",
+    "from_sop",
+]
