@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -26,7 +26,9 @@ from crossbatch.data._schema import SPLITS
 from crossbatch.data.importers import (
     from_in_shop,
     from_sop,
+    from_vehicle_id,
 )
+from crossbatch.data.importers.vehicle_id import Protocol
 from crossbatch.errors import CrossbatchError, expected
 
 
@@ -39,7 +41,7 @@ class _Options:
     test_fraction: Annotated[float | None, tyro.conf.arg(metavar="FRACTION")] = None
     """Set this part of the classes aside for testing."""
     seed: int = 0
-    """Of the choice of test classes."""
+    """Of the choice of test classes, and of trials."""
     classes: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A text file of the known labels, one a line; images with others are left out."""
     decode: bool = True
@@ -101,11 +103,30 @@ class InShop(_Options):
         return from_in_shop(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VehicleId(_Options):
+    """PKU VehicleID: train_test_split/train_list.txt and one of its test lists."""
+
+    root: _Root
+    """Where it was unpacked."""
+    test_list: Literal[800, 1600, 2400] = 2400
+    """The number of vehicles in the test list."""
+    protocol: Protocol = "metric-learning"
+    """All test images among each other, or one of each vehicle as gallery in ten trials."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_vehicle_id(
+            self.root, test_list=self.test_list, protocol=self.protocol, seed=self.seed
+        )
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
     | Annotated[Sop, tyro.conf.subcommand("sop")]
     | Annotated[InShop, tyro.conf.subcommand("in-shop")]
+    | Annotated[VehicleId, tyro.conf.subcommand("vehicle-id")]
 )
 
 

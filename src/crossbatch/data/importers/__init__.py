@@ -4,10 +4,12 @@ from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.folder import from_folder
 from crossbatch.data.importers.in_shop import from_in_shop
 from crossbatch.data.importers.sop import from_sop
+from crossbatch.data.importers.vehicle_id import from_vehicle_id
 
 __all__ = [
     "from_csv",
     "from_folder",
     "from_in_shop",
     "from_sop",
+    "from_vehicle_id",
 ]
