@@ -24,6 +24,7 @@ from crossbatch.data import (
 )
 from crossbatch.data._schema import SPLITS
 from crossbatch.data.importers import (
+    from_cub,
     from_in_shop,
     from_sop,
     from_vehicle_id,
@@ -121,12 +122,25 @@ class VehicleId(_Options):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cub(_Options):
+    """CUB-200-2011: images.txt, image_class_labels.txt, classes.txt; halves by class."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_cub(self.root)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
     | Annotated[Sop, tyro.conf.subcommand("sop")]
     | Annotated[InShop, tyro.conf.subcommand("in-shop")]
     | Annotated[VehicleId, tyro.conf.subcommand("vehicle-id")]
+    | Annotated[Cub, tyro.conf.subcommand("cub")]
 )
 
 
