@@ -24,6 +24,7 @@ from crossbatch.data import (
 )
 from crossbatch.data._schema import SPLITS
 from crossbatch.data.importers import (
+    from_cars,
     from_cub,
     from_in_shop,
     from_sop,
@@ -134,6 +135,18 @@ class Cub(_Options):
         return from_cub(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cars(_Options):
+    """Cars-196: cars_annos.mat (needs scipy); halves by class."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """Read the annotations."""
+        return from_cars(self.root)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -141,6 +154,7 @@ _Command = (
     | Annotated[InShop, tyro.conf.subcommand("in-shop")]
     | Annotated[VehicleId, tyro.conf.subcommand("vehicle-id")]
     | Annotated[Cub, tyro.conf.subcommand("cub")]
+    | Annotated[Cars, tyro.conf.subcommand("cars")]
 )
 
 
