@@ -27,6 +27,7 @@ from crossbatch.data.importers import (
     from_cars,
     from_cub,
     from_in_shop,
+    from_inaturalist,
     from_sop,
     from_vehicle_id,
 )
@@ -147,6 +148,18 @@ class Cars(_Options):
         return from_cars(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class INaturalist(_Options):
+    """iNaturalist 2018, split for retrieval: Inaturalist_train_set1.txt, _test_set1.txt."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_inaturalist(self.root)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -155,6 +168,7 @@ _Command = (
     | Annotated[VehicleId, tyro.conf.subcommand("vehicle-id")]
     | Annotated[Cub, tyro.conf.subcommand("cub")]
     | Annotated[Cars, tyro.conf.subcommand("cars")]
+    | Annotated[INaturalist, tyro.conf.subcommand("inaturalist")]
 )
 
 

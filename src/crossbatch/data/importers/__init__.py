@@ -5,6 +5,7 @@ from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.cub import from_cub
 from crossbatch.data.importers.folder import from_folder
 from crossbatch.data.importers.in_shop import from_in_shop
+from crossbatch.data.importers.inaturalist import from_inaturalist
 from crossbatch.data.importers.sop import from_sop
 from crossbatch.data.importers.vehicle_id import from_vehicle_id
 
@@ -14,6 +15,7 @@ __all__ = [
     "from_cub",
     "from_folder",
     "from_in_shop",
+    "from_inaturalist",
     "from_sop",
     "from_vehicle_id",
 ]
