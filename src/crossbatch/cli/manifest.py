@@ -26,6 +26,7 @@ from crossbatch.data._schema import SPLITS
 from crossbatch.data.importers import (
     from_cars,
     from_cub,
+    from_food101,
     from_in_shop,
     from_inaturalist,
     from_sop,
@@ -160,6 +161,18 @@ class INaturalist(_Options):
         return from_inaturalist(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Food101(_Options):
+    """Food-101: meta/train.txt, meta/test.txt."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_food101(self.root)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -169,6 +182,7 @@ _Command = (
     | Annotated[Cub, tyro.conf.subcommand("cub")]
     | Annotated[Cars, tyro.conf.subcommand("cars")]
     | Annotated[INaturalist, tyro.conf.subcommand("inaturalist")]
+    | Annotated[Food101, tyro.conf.subcommand("food101")]
 )
 
 
