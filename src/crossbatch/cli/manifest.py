@@ -25,6 +25,7 @@ from crossbatch.data import (
 from crossbatch.data._schema import SPLITS
 from crossbatch.data.importers import (
     from_cars,
+    from_clothing1m,
     from_cub,
     from_food101,
     from_in_shop,
@@ -32,6 +33,7 @@ from crossbatch.data.importers import (
     from_sop,
     from_vehicle_id,
 )
+from crossbatch.data.importers.clothing1m import Training
 from crossbatch.data.importers.vehicle_id import Protocol
 from crossbatch.errors import CrossbatchError, expected
 
@@ -173,6 +175,20 @@ class Food101(_Options):
         return from_food101(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clothing1M(_Options):
+    """Clothing1M: keys and labels, noisy and clean."""
+
+    root: _Root
+    """Where it was unpacked."""
+    train: Training = "noisy"
+    """Which labels training images have; validation and test have clean ones."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_clothing1m(self.root, train=self.train)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -183,6 +199,7 @@ _Command = (
     | Annotated[Cars, tyro.conf.subcommand("cars")]
     | Annotated[INaturalist, tyro.conf.subcommand("inaturalist")]
     | Annotated[Food101, tyro.conf.subcommand("food101")]
+    | Annotated[Clothing1M, tyro.conf.subcommand("clothing1m")]
 )
 
 

@@ -1,6 +1,7 @@
 """Importers: from what people have to a manifest. One file per layout or data set."""
 
 from crossbatch.data.importers.cars import from_cars
+from crossbatch.data.importers.clothing1m import from_clothing1m
 from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.cub import from_cub
 from crossbatch.data.importers.folder import from_folder
@@ -12,6 +13,7 @@ from crossbatch.data.importers.vehicle_id import from_vehicle_id
 
 __all__ = [
     "from_cars",
+    "from_clothing1m",
     "from_csv",
     "from_cub",
     "from_folder",

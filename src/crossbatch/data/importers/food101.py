@@ -1,8 +1,8 @@
 """Food-101: the lists meta/train.txt, meta/test.txt and meta/classes.txt.
 
-*Food-101: Mining Discriminative Components with Random Forests* (Bossard et al., ECCV 2014).
-A line is ``class/number``, the path below ``images`` without its suffix ``.jpg``. The
-split is for classification: every class is in both parts, and training images are noisy.
+*Food-101: Mining Discriminative Components with Random Forests* (Bossard et al., ECCV 2014). A
+line is ``class/number``, the path below ``images`` without its suffix ``.jpg``. The split is for
+classification: every class is in both parts, and training images are noisy.
 """
 
 from collections.abc import Iterator
