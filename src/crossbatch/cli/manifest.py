@@ -32,6 +32,7 @@ from crossbatch.data.importers import (
     from_inaturalist,
     from_sop,
     from_vehicle_id,
+    from_webvision,
 )
 from crossbatch.data.importers.clothing1m import Training
 from crossbatch.data.importers.vehicle_id import Protocol
@@ -189,6 +190,20 @@ class Clothing1M(_Options):
         return from_clothing1m(self.root, train=self.train)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WebVision(_Options):
+    """WebVision 1.0, or mini-WebVision: the lists in info."""
+
+    root: _Root
+    """Where it was unpacked."""
+    mini: bool = False
+    """The first 50 classes, Google alone: mini-WebVision."""
+
+    def load(self) -> Imported:
+        """Read the lists."""
+        return from_webvision(self.root, mini=self.mini)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -200,6 +215,7 @@ _Command = (
     | Annotated[INaturalist, tyro.conf.subcommand("inaturalist")]
     | Annotated[Food101, tyro.conf.subcommand("food101")]
     | Annotated[Clothing1M, tyro.conf.subcommand("clothing1m")]
+    | Annotated[WebVision, tyro.conf.subcommand("webvision")]
 )
 
 

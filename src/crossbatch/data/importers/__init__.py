@@ -10,6 +10,7 @@ from crossbatch.data.importers.in_shop import from_in_shop
 from crossbatch.data.importers.inaturalist import from_inaturalist
 from crossbatch.data.importers.sop import from_sop
 from crossbatch.data.importers.vehicle_id import from_vehicle_id
+from crossbatch.data.importers.webvision import from_webvision
 
 __all__ = [
     "from_cars",
@@ -22,4 +23,5 @@ __all__ = [
     "from_inaturalist",
     "from_sop",
     "from_vehicle_id",
+    "from_webvision",
 ]
