@@ -28,6 +28,7 @@ from crossbatch.data.importers import (
     from_clothing1m,
     from_cub,
     from_food101,
+    from_imagenet,
     from_in_shop,
     from_inaturalist,
     from_sop,
@@ -204,6 +205,18 @@ class WebVision(_Options):
         return from_webvision(self.root, mini=self.mini)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(_Options):
+    """ImageNet (ILSVRC 2012): train and val, a folder per synset."""
+
+    root: _Root
+    """Where it was unpacked."""
+
+    def load(self) -> Imported:
+        """List the folders."""
+        return from_imagenet(self.root)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -216,6 +229,7 @@ _Command = (
     | Annotated[Food101, tyro.conf.subcommand("food101")]
     | Annotated[Clothing1M, tyro.conf.subcommand("clothing1m")]
     | Annotated[WebVision, tyro.conf.subcommand("webvision")]
+    | Annotated[ImageNet, tyro.conf.subcommand("imagenet")]
 )
 
 
