@@ -28,6 +28,7 @@ from crossbatch.data.importers import (
     from_clothing1m,
     from_cub,
     from_food101,
+    from_huggingface,
     from_imagenet,
     from_in_shop,
     from_inaturalist,
@@ -217,6 +218,22 @@ class ImageNet(_Options):
         return from_imagenet(self.root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(_Options):
+    """A Hugging Face data set: Parquet or Arrow files, or a name on the hub."""
+
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+    """A file, a folder of files, or a name on the hub."""
+    image: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = "image"
+    """The column of the images."""
+    label: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = "label"
+    """The column of the labels."""
+
+    def load(self) -> Imported:
+        """Read the files."""
+        return from_huggingface(self.source, image=self.image, label=self.label)
+
+
 _Command = (
     Annotated[Folder, tyro.conf.subcommand("folder")]
     | Annotated[Csv, tyro.conf.subcommand("csv")]
@@ -230,6 +247,7 @@ _Command = (
     | Annotated[Clothing1M, tyro.conf.subcommand("clothing1m")]
     | Annotated[WebVision, tyro.conf.subcommand("webvision")]
     | Annotated[ImageNet, tyro.conf.subcommand("imagenet")]
+    | Annotated[HuggingFace, tyro.conf.subcommand("huggingface")]
 )
 
 

@@ -6,6 +6,7 @@ from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.cub import from_cub
 from crossbatch.data.importers.folder import from_folder
 from crossbatch.data.importers.food101 import from_food101
+from crossbatch.data.importers.huggingface import from_huggingface
 from crossbatch.data.importers.imagenet import from_imagenet
 from crossbatch.data.importers.in_shop import from_in_shop
 from crossbatch.data.importers.inaturalist import from_inaturalist
@@ -20,6 +21,7 @@ __all__ = [
     "from_cub",
     "from_folder",
     "from_food101",
+    "from_huggingface",
     "from_imagenet",
     "from_in_shop",
     "from_inaturalist",
