@@ -193,6 +193,14 @@ def test_the_csv_of_oml(listed):
     assert "x_1" not in manifest.table.column_names
 
 
+def test_the_csv_of_oml_with_the_index_of_pandas(listed):
+    text = "".join(f"{i},{line}\r\n" for i, line in enumerate(OML.splitlines()))
+    manifest, _ = listed(text.replace("0,label", ",label", 1).replace("cars", '"a, b"'))
+    assert rows(manifest, "path", "role", "category")[0] == ("1.jpg", "train", "a, b")
+    assert "" not in manifest.table.column_names
+    assert manifest.table.column_names == listed(OML).manifest.table.column_names
+
+
 def test_filled_boxes_are_refused(listed):
     with pytest.raises(FormatError, match=r"whole pictures.*Got a box in list.csv:2. Cut the box"):
         listed(OML.replace("1.jpg,cars,,,,", "1.jpg,cars,0,5,0,5"))

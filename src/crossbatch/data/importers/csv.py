@@ -5,7 +5,8 @@ A file whose first line names the columns `path` and `label` has a header; any o
 further ones are kept as text. The CSV of open-metric-learning is recognised by `is_query` and
 `is_gallery`, which become the role; its split "validation" keeps its name. Its boxes (`x_1`, ...)
 are refused where one is filled in: the box, not the picture, is then what the label speaks of, and
-a manifest's images are whole pictures. Fields are separated by commas, in ``.tsv`` files by tabs.
+a manifest's images are whole pictures. A column without a name, such as the index that pandas
+writes, is left out. Fields are separated by commas, in ``.tsv`` files by tabs.
 """
 
 import csv
@@ -54,7 +55,8 @@ def from_csv(file: Path, *, root: Path | None = None) -> Imported:
     _refuse_boxes(listed)
     if {"is_query", "is_gallery"} & set(listed.columns):
         listed = _with_roles(listed)
-    table = pa.table({name: _column(listed, name) for name in listed.columns if name not in _BOX})
+    kept = [name for name in listed.columns if name and name not in _BOX]
+    table = pa.table({name: _column(listed, name) for name in kept})
     folder = file.parent if root is None else root
     return Imported(Manifest(table, folder.absolute()), tuple(listed.problems))
 
