@@ -2,6 +2,7 @@
 
 import pytest
 
+from crossbatch.cli import main as cli
 from crossbatch.data import Kind, Problem
 from crossbatch.data.importers import from_sop
 from crossbatch.errors import CrossbatchError, FormatError
@@ -77,6 +78,20 @@ def test_command(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "warning: train: 3 images of 2 classes here, 59,551 images of 11,318 classes" in out
     assert manifest.notes["differs"][1].startswith("test: 2 images")
+
+
+def test_missing_images_end_the_command_with_status_2(tmp_path, capsys, monkeypatch):
+    base = sop(tmp_path)
+    (base / TEST[0].split()[3]).unlink()
+    out = tmp_path / "m.parquet"
+    line = ["crossbatch", "manifest", "sop", str(base), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "the 5 listed images" in (said := capsys.readouterr().err)
+    assert f"Got 1 missing, first {TEST[0].split()[3]}. Unpack" in said
+    assert not out.exists()
 
 
 def test_command_opens_the_images_unless_told_not_to(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """PKU VehicleID: the lists train_test_split/train_list.txt and test_list_800|1600|2400.txt.
 
 *Deep Relative Distance Learning: Tell the Difference Between Similar Vehicles* (Liu, Tian, Wang,
-Pang, Huang, CVPR 2016). A line is an image, without suffix, and its vehicle. The test lists have
-images in common, so a manifest holds one of them. Two protocols:
+Pang, Huang, CVPR 2016). A line is an image, without suffix, and its vehicle. The test lists are
+for measurements of their own, so a manifest holds one of them. Two protocols:
 
 - *metric learning*: the images of the list search among each other.
 - *re-identification*: one random image per vehicle is the gallery, the others are queries, ten
