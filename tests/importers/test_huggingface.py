@@ -71,17 +71,17 @@ def test_parquet_of_the_hub(tmp_path):
 @pytest.mark.parametrize("stream", [True, False])
 def test_arrow_as_saved_to_disk(tmp_path, stream):
     info = {"features": {"label": {"names": NAMES, "_type": "ClassLabel"}}}
-    for split, state in (("train", "train"), ("held_out", "test")):
+    for split, state in (("train", "train"), ("held_out", "validation")):
         held = table([0, 1], names=None)
         arrow(tmp_path / split / "data-00000-of-00001.arrow", held, stream=stream)
         (tmp_path / split / "dataset_info.json").write_text(json.dumps(info))
         (tmp_path / split / "state.json").write_text(json.dumps({"_split": state}))
     manifest = from_huggingface(str(tmp_path)).manifest
     assert sorted(rows(manifest, "label", "split")) == [
-        ("apple pie", "test"),
         ("apple pie", "train"),
-        ("寿司", "test"),
+        ("apple pie", "validation"),
         ("寿司", "train"),
+        ("寿司", "validation"),
     ]
     assert [manifest.image_bytes(row) for row in range(4)] == [content(0), content(1)] * 2
 

@@ -183,6 +183,7 @@ def test_links_out_of_the_root_are_named(tmp_path):
     within = base / TEST[1].split()[3]
     within.rename(base / "real.jpg")
     within.symlink_to(base / "real.jpg")
+    (base / "bicycle_final/not listed.JPG").symlink_to(outside / "one.jpg")
     _, problems = from_sop(base)
     assert [(p.kind, p.path) for p in problems] == [
         (Kind.OUTSIDE, "bicycle_final"),

@@ -73,7 +73,8 @@ def _files(path: Path) -> list[Path]:
 
 def _split(file: Path, root: Path) -> str:
     """The split that a file's name, its folders or the state beside it tell; else train."""
-    words = [file.stem, *(part.name for part in file.parents if part.is_relative_to(root))]
+    below = [part for part in file.parents if part != root and part.is_relative_to(root)]
+    words = [file.stem, *(part.name for part in below)]
     state = file.parent / "state.json"
     if state.exists():
         words.append(str(_json(state).get("_split")))
