@@ -47,7 +47,7 @@ def one_process(path):
         memory = trainee.memory if step >= config.memory.start else None
         if memory is not None:
             memory.enqueue(
-                torch.cat(embeddings),
+                torch.cat([trainee.keys(inputs) for inputs, _ in pair]),
                 torch.cat([batch.codes for _, batch in pair]),
                 torch.cat([batch.ids for _, batch in pair]),
             )
@@ -60,7 +60,9 @@ def one_process(path):
         trainee.optimizer.zero_grad()
         (sum(losses) / 2).backward()
         trainee.optimizer.step()
+        trainee.keys.follow(trainee.network)
         trainee.step += 1
+    trainee.warm_up.begun = True
     return trainee.state_dict()
 
 

@@ -8,7 +8,7 @@ from tests.kills import KINDS, crossbatch, differences, kill_after, state
 PARTS = {
     "ring": "/memory/enqueued_rows",
     "per_image": "/memory/slots",
-    "momentum": "/keys/trunk.",
+    "momentum": "/keys/network.trunk.",
     "int8": "/memory/scales",
     "normalised": "/normalisation/mean",
     "chunks": "/memory/enqueued_rows",

@@ -256,7 +256,7 @@ def test_the_warm_up_ends_when_stored_rows_stop_moving(manifest):
     starts = {}
     for rate in (1e-9, 1e-2):
         changes = {"optimizer.lr": rate, "encoder.dropout": 0.0, "memory.start": 1000}
-        changes |= {"memory.start_drift": 0.1, "iterations": 60}
+        changes |= {"memory.start_drift": 0.1, "iterations": 60, "memory.momentum": 0.0}
         trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
         reports = list(steps(trainee))
         starts[rate] = next(r.step for r in reports if r.loss_memory is not None)

@@ -115,6 +115,7 @@ class Trainee:
         """Enqueue a batch of every rank: what the keys make of the inputs, or its embeddings."""
         stored = embeddings.detach().float()
         if self.keys is not None:
+            stored = torch.empty_like(stored)  # the embeddings themselves are not to be touched
             rows = self.config.sampler.chunk or len(inputs)
             chunks = -(-len(inputs) // rows)
             with self.accelerator.autocast():
