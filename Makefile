@@ -4,13 +4,14 @@
 #   make lint    format, lint, types, floors, spelling
 #   make docs    the documentation, strict
 #   make bench   the memory loss beside its peers
+#   make experiments   what the defaults of the memory rest on; hours
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo test lint format docs bench experiments clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +47,13 @@ bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.memory_loss
 	$(BIN)/python -m benchmarks.weightings
 	$(BIN)/python -m benchmarks.memory_storage
+
+experiments: $(VENV)/experiments
+	for data in glyphs emoji head tuned; do $(BIN)/python -m experiments.memory kinds $$data; done
+	for table in small ratio batch losses storage time; do \
+	  $(BIN)/python -m experiments.memory $$table glyphs; done
+	$(BIN)/python -m experiments.memory small emoji
+	$(BIN)/python -m experiments.memory --show
 
 clean:
 	rm -rf $(VENV) runs site

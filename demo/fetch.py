@@ -25,8 +25,17 @@ def icon_folders(cache: Path) -> list[Path]:
     if any(_version(folder) != pins[name] for name, folder in folders.items()):
         cache.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PINS, cache / PINS.name)
-        _run([*_npm(), "install", "--prefix", str(cache), *_OPTIONS])
+        install(cache)
     return list(folders.values())
+
+
+def install(folder: Path) -> None:
+    """Have npm bring what the ``package.json`` of a folder names.
+
+    Raises:
+        CrossbatchError: npm could not fetch it.
+    """
+    _run([*_npm(), "install", "--prefix", str(folder), *_OPTIONS])
 
 
 def _version(folder: Path) -> str | None:
@@ -49,7 +58,7 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     if done.returncode:
         raise CrossbatchError(
-            f"Could not fetch the demo's icon sets: `{' '.join(command)}` ended with status "
+            f"Could not fetch what is drawn from: `{' '.join(command)}` ended with status "
             f"{done.returncode}: {done.stderr.strip()[-500:]} "
             "Check the connection (the package registries of npm and PyPI), then run this again."
         )

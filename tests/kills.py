@@ -16,7 +16,7 @@ KINDS = {
     "per_image": {"memory.kind": "per_image", "memory": -1},
     "momentum": {"memory.momentum": 0.9},
     "int8": {"memory.dtype": "int8"},
-    "normalised": {"memory.normalise": "adaptive", "memory.start_drift": 0.5},
+    "normalised": {"memory.normalise": "adaptive", "memory.start_drift": 0.5, "probe": 6},
     "chunks": {"sampler.chunk": 3},
 }
 """Every kind of memory, as changes of ``blobs.options``."""
@@ -58,12 +58,13 @@ def differences(whole, cut):
         pair = expected[name], found[name]
         same = torch.equal(*pair) if torch.is_tensor(pair[0]) else pair[0] == pair[1]
         names |= set() if same else {name}
-    for log in ("log.jsonl", "validation.jsonl"):
+    for log in ("log.jsonl", "validation.jsonl", "drift.jsonl"):
         lines = [
             [line.split('"step_seconds"')[0] for line in (run / log).read_text().splitlines()]
             for run in (whole, cut)
-        ]
-        names |= set() if lines[0] == lines[1] else {log}
+            if (run / log).exists()
+        ] or [[], []]
+        names |= set() if lines[0] == lines[-1] and len(lines) == 2 else {log}
     tensors = "encoder/model.safetensors"
     same = (whole / tensors).read_bytes() == (cut / tensors).read_bytes()
     return sorted(names | (set() if same else {tensors}))

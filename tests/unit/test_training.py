@@ -11,6 +11,7 @@ import crossbatch as xb
 from crossbatch.cli.train import parse
 from crossbatch.data import Manifest
 from crossbatch.training import RunFolder, Trainee, resume, steps, train
+from crossbatch.training.probe import Probe
 from tests import blobs
 
 
@@ -318,3 +319,23 @@ def test_the_memory_keeps_its_proportion_of_the_gradient(manifest):
 def test_settings_below_zero_are_named(manifest, wrong):
     with pytest.raises(xb.CrossbatchError, match=r"`memory.proportion` ≥ 0 and"):
         config(manifest, **{wrong: -0.1})
+
+
+def test_a_probe_measures_drift_at_fixed_ages(manifest, tmp_path):
+    run = train(config(manifest, probe=5, iterations=130), tmp_path / "run", quiet=True)
+    rows = list(run.rows("drift.jsonl"))
+    assert [row["step"] for row in rows] == list(range(10, 131, 10))
+    assert ["drift_10" in row for row in rows] == [False] + [True] * 12
+    assert ["drift_100" in row for row in rows] == [False] * 10 + [True] * 3
+
+    trainee = Trainee(config(manifest, probe=5, iterations=130), Manifest.read(manifest))
+    probe = Probe(trainee, 5)
+    seen = []
+    for report in steps(trainee):
+        if report.step in (10, 20):
+            seen.append(trainee.embed(probe._rows))
+        if report.step == 20:
+            break
+    d2 = (seen[1] - seen[0]).square().sum(dim=1).mean().item()
+    assert rows[1]["drift_10"] == pytest.approx(d2)
+    assert d2 > 0

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from crossbatch._shapes import Float, Int
 
-SLOW, FAST = 0.5, 1.0
-"""Mean squared drift that a memory was seen to gain with, and that is half of unrelated."""
+SLOW, FAST = 0.5, 1.4
+"""Mean squared drift: every memory gained below the first, none above the second was healthy."""
 
 
 class Drift(NamedTuple):
@@ -57,10 +57,10 @@ def advise(squared: Sequence[float], ages: Sequence[float]) -> str | None:
         return f"Stored rows are near: {found}."
     if drift < FAST:
         return (
-            f"Stored rows lag behind: {found}. A lower learning rate, a later start or a smaller "
-            "memory makes them fresher."
+            f"Stored rows lag behind: {found}. That is well where momentum keys fill the memory; "
+            "a lower learning rate makes them fresher."
         )
     return (
-        f"Stored rows mislead: {found}, and unrelated rows are at 2. Start the memory later, "
-        "lower the learning rate or the memory's weight, or keep fewer rows."
+        f"Stored rows mislead: {found}, and unrelated rows are at 2. Fill the memory from "
+        "momentum keys of 0.99 or more, or lower the learning rate or the memory's weight."
     )

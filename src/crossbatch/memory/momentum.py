@@ -47,14 +47,14 @@ class MomentumKeys(nn.Module):
 
     cites: ClassVar[tuple[str, ...]] = ("he2020moco", "zhang2021rethinking")
 
-    def __init__(self, network: nn.Module, momentum: float = 0.9) -> None:
+    def __init__(self, network: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
             raise CrossbatchError(
                 expected(
                     "`momentum` in [0, 1) in MomentumKeys",
                     momentum,
-                    "0.9 follows within ten steps, 0.999 within a thousand.",
+                    "0.99 follows within a hundred steps, 0.999 within a thousand.",
                 )
             )
         self.network = copy.deepcopy(network).requires_grad_(False).train()

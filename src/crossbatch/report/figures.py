@@ -12,7 +12,7 @@ COLOURS = ("#8a8f98", "#0a7d62", "#b4541a", "#4a5fc1", "#a03a78", "#6d7a1f", "#3
 
 
 def curve(groups: Sequence[Group], log: str, keys: Sequence[str], *, logarithmic: bool) -> str:
-    """One line per run: the first key whole, further keys dashed. Empty if no run has a value.
+    """One line per run: the first key whole, further ones dashed, dotted. Empty without a value.
 
     Args:
         groups: Runs of a group share a colour.
@@ -26,7 +26,7 @@ def curve(groups: Sequence[Group], log: str, keys: Sequence[str], *, logarithmic
         drawn = 0
         for place, group in enumerate(groups):
             for run in group.runs:
-                for style, key in zip(("-", "--"), keys, strict=False):
+                for style, key in zip(("-", "--", ":"), keys, strict=False):
                     rows = [r for r in run.rows(log) if r.get(key) is not None]
                     values = [max(r[key], 0.5) if logarithmic else r[key] for r in rows]
                     if not any(r[key] for r in rows):

@@ -101,6 +101,9 @@ def _figures(groups: list[Group]) -> list[dict[str, str]]:
         ("Drift of stored rows", "log.jsonl", ("drift",), False,
          "Mean squared distance of an image's fresh embedding from its stored row; 0: as good as "
          "fresh, 2: unrelated."),
+        ("Drift of a fixed set", "drift.jsonl", ("drift_10", "drift_100", "drift_1000"), False,
+         "Mean squared distance of images from where they were 10 (whole line), 100 (dashed) and "
+         "1,000 (dotted) iterations before, without augmentation."),
         ("Validation R@1", "validation.jsonl", ("R@1",), False,
          "On training classes held out to pick the checkpoint."),
         ("Time of the memory", "log.jsonl", ("memory_share",), False,

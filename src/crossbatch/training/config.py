@@ -73,7 +73,7 @@ class MemoryConfig:
     last rows spread over the ranks."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """Of the stored rows."""
-    momentum: float = 0.9
+    momentum: float = 0.99
     """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
 
 
@@ -135,6 +135,8 @@ class TrainConfig:
     rank_timeout: float = 1800.0
     """Seconds that ranks wait for another before they end with an error; more than the first needs
     for features or a validation."""
+    probe: int = 0
+    """Training images embedded every ten iterations to measure drift over 10, 100 and 1,000."""
     seed: int = 0
     """Of initial weights, batches, augmentation, dropout."""
 
@@ -159,7 +161,7 @@ class TrainConfig:
                 )
             )
         if not 0 <= self.memory.momentum < 1:
-            remedy = "0.9 follows within ten steps; 0 stores what the trained network says."
+            remedy = "0.99 follows within a hundred steps; 0 stores what the trained network says."
             raise CrossbatchError(
                 expected("`memory.momentum` in [0, 1)", self.memory.momentum, remedy)
             )
@@ -172,9 +174,14 @@ class TrainConfig:
                 )
             )
         check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")
-        if self.sampler.chunk < 0:
-            remedy = "0 embeds the batch at once."
-            raise CrossbatchError(expected("`sampler.chunk` ≥ 0", self.sampler.chunk, remedy))
+        if min(self.sampler.chunk, self.probe) < 0:
+            raise CrossbatchError(
+                expected(
+                    "`sampler.chunk` ≥ 0 and `probe` ≥ 0",
+                    f"{self.sampler.chunk} and {self.probe}",
+                    "0 embeds the batch at once, and probes nothing.",
+                )
+            )
         if not 0 <= self.validation.fraction < 1:
             raise CrossbatchError(
                 expected(

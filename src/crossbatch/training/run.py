@@ -6,6 +6,7 @@
 ``environment.json``     versions, device, threads
 ``log.jsonl``            one line per logged step
 ``validation.jsonl``     one line per validation
+``drift.jsonl``          drift of a fixed set of images, where one is asked for
 ``checkpoint.pt``        the last full state: weights, optimizer, memory, sampler, generators
 ``encoder/``             the best encoder so far
 ``tensorboard/``         the log again, for TensorBoard
@@ -114,7 +115,7 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint; a crash leaves the old one or the new one."""
-        for name in ("log.jsonl", "validation.jsonl"):
+        for name in ("log.jsonl", "validation.jsonl", "drift.jsonl"):
             if (self.path / name).exists():
                 with (self.path / name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -162,7 +163,9 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Forget what the logs say of steps after ``step``: they will be taken again."""
-        for name in ("log.jsonl", "validation.jsonl"):
+        for name in ("log.jsonl", "validation.jsonl", "drift.jsonl"):
+            if not (self.path / name).exists():
+                continue
             kept = [json.dumps(row) + "\n" for row in self.rows(name) if row["step"] <= step]
             write_beside(self.path / name, lambda p, k=kept: p.write_text("".join(k)))
 

@@ -12,6 +12,7 @@ from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation import evaluate
 from crossbatch.training.config import TrainConfig
 from crossbatch.training.cost import Account, predict
+from crossbatch.training.probe import EVERY, Probe
 from crossbatch.training.progress import Log, progress
 from crossbatch.training.run import RunFolder
 from crossbatch.training.steps import StepReport, steps
@@ -34,7 +35,7 @@ def train(config: TrainConfig, out: Path, *, quiet: bool = False) -> RunFolder:
     run = RunFolder(out)
     if trainee.accelerator.is_main_process:
         run = RunFolder.create(out, config, digest=manifest.digest())
-    return _run(trainee, run, quiet=quiet)
+    return _run(trainee, run, _probe(trainee), quiet=quiet)
 
 
 def resume(path: Path, *, quiet: bool = False) -> RunFolder:
@@ -55,15 +56,18 @@ def resume(path: Path, *, quiet: bool = False) -> RunFolder:
             )
         )
     trainee = Trainee(config, manifest)
+    probe = _probe(trainee)
     state = run.load()
     if state is not None:
         trainee.load_state_dict(state)
+        if probe is not None:
+            probe.load_state_dict(state["probe"])
     if trainee.accelerator.is_main_process:
         run.rewind(trainee.step)
-    return _run(trainee, run, quiet=quiet)
+    return _run(trainee, run, probe, quiet=quiet)
 
 
-def _run(trainee: Trainee, run: RunFolder, *, quiet: bool) -> RunFolder:
+def _run(trainee: Trainee, run: RunFolder, probe: Probe | None, *, quiet: bool) -> RunFolder:
     config, main = trainee.config, trainee.accelerator.is_main_process
     images = config.sampler.classes * config.sampler.instances * trainee.accelerator.num_processes
     quiet = quiet or not main
@@ -82,15 +86,23 @@ def _run(trainee: Trainee, run: RunFolder, *, quiet: bool) -> RunFolder:
                 show(report, speed)
             if report.step % config.validation.every == 0 or last:
                 _validate(trainee, run)
+            if probe is not None and report.step % EVERY == 0:
+                run.append("drift.jsonl", {"step": report.step, **probe.take(trainee)})
             if report.step % config.save_every == 0 or last:
                 state = trainee.state_dict()  # by every rank: a sharded memory is gathered
                 if main:
-                    run.save(state)
+                    run.save({**state, "probe": None if probe is None else probe.state_dict()})
         if account is not None and trainee.memory is not None:
             say(account.measured(trainee.memory))
     if main and trainee.best is None:
         trainee.encoder.save(run.encoder)
     return run
+
+
+def _probe(trainee: Trainee) -> Probe | None:
+    """On the main rank alone: it is no collective."""
+    images = trainee.config.probe if trainee.accelerator.is_main_process else 0
+    return Probe(trainee, images) if images else None
 
 
 def _account(trainee: Trainee, say: Callable[[str], None]) -> Account | None:

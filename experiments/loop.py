@@ -1,0 +1,139 @@
+"""One training and its scores on unseen classes: the loop of the README, with settings.
+
+The image tensors are in memory and augmented as tensors, so that a step is the network's and the
+loss's time. AdamW with a cosine to zero; nothing is picked along the way: the last network counts.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import crossbatch as xb
+from crossbatch.data import PKSampler
+from crossbatch.evaluation import evaluate
+from experiments.data import Data
+
+_ROWS = 256
+SHAKE = 0.15  # of scale, radians of rotation, half widths of shift
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared. A capacity of -1 is one row for every training image."""
+
+    capacity: int = -1
+    kind: str = "ring"
+    dtype: str = "float32"
+    momentum: float = 0.0
+    weight: float | xb.Proportion = 1.0
+    normalise: str = "none"
+    objective: str = "batch_and_memory"
+    reduction: str = "sum_per_anchor"
+    weighting: xb.PairWeighting = field(default_factory=xb.Contrastive)
+    start: int = 100
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is the same for all settings of a data set."""
+
+    classes: int = 8
+    instances: int = 2
+    iterations: int = 1000
+    rate: float = 1e-3
+    seconds: float | None = None
+    """Stop at this time instead; the cosine then follows the clock."""
+
+
+def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, float]:
+    """Train once; R@1, MAP@R, seconds, and the mean drift of the last hundred steps."""
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    training = np.flatnonzero(data.training)
+    codes = np.unique(data.labels[training], return_inverse=True)[1]
+    network = data.network().train()
+    keys = xb.MomentumKeys(network, setting.momentum) if setting.momentum else None
+    optimizer = torch.optim.AdamW(network.parameters(), budget.rate, weight_decay=0.01)
+    batches = iter(PKSampler(codes, classes=budget.classes, instances=budget.instances, seed=seed))
+    memory: xb.CrossBatchMemory | xb.PerImageMemory | None = None
+    match: xb.CrossBatchNormalisation | None = None
+    drifts, began, done, step = [], time.perf_counter(), 0.0, 0
+    while done < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = budget.rate * 0.5 * (1 + math.cos(math.pi * done))
+        rows = next(batches)
+        inputs = _shaken(data.inputs[training[rows]], g)
+        z = F.normalize(network(inputs), dim=1)
+        labels, ids = torch.from_numpy(codes[rows]).long(), torch.from_numpy(rows).long()
+        references = None
+        if setting.capacity and step >= setting.start:
+            if memory is None:
+                memory = _memory(setting, z.shape[1], len(training))
+                match = _match(setting, z.shape[1])
+            if len(memory):
+                drifts.append(memory.drift(z, ids).squared)
+            memory.enqueue(z if keys is None else F.normalize(keys(inputs), dim=1), labels, ids)
+            references = memory if match is None else match(memory, z)
+        loss = xb.memory_objective(
+            z,
+            labels,
+            ids,
+            weighting=setting.weighting,
+            memory=references,
+            objective=setting.objective,  # pyright: ignore[reportArgumentType]
+            memory_weight=setting.weight,
+            reduction=setting.reduction,  # pyright: ignore[reportArgumentType]
+        ).value
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if keys is not None:
+            keys.follow(network)
+        step += 1
+        spent = time.perf_counter() - began
+        done = step / budget.iterations if budget.seconds is None else spent / budget.seconds
+    seconds = time.perf_counter() - began
+    found = _scores(network, data)
+    last = torch.cat(drifts[-100:]) if drifts else torch.empty(0)
+    drift = round(float(last.mean()), 3) if len(last) else math.nan
+    return {**found, "seconds": round(seconds, 1), "steps": step, "drift": drift}
+
+
+def _memory(setting: Setting, dim: int, images: int) -> xb.CrossBatchMemory | xb.PerImageMemory:
+    kind = xb.PerImageMemory if setting.kind == "per_image" else xb.CrossBatchMemory
+    capacity = images if setting.capacity < 0 else setting.capacity
+    return kind(capacity, dim, dtype=getattr(torch, setting.dtype))
+
+
+def _match(setting: Setting, dim: int) -> xb.CrossBatchNormalisation | None:
+    if setting.normalise == "none":
+        return None
+    noise = 0.01 if setting.normalise == "adaptive" else None
+    return xb.CrossBatchNormalisation(dim, noise=noise)
+
+
+def _shaken(x: Tensor, g: torch.Generator) -> Tensor:
+    """Pictures scaled, turned and shifted a little; features as they are."""
+    if x.dim() == 2:
+        return x
+    scale, angle, shift = (SHAKE * (2 * torch.rand(len(x), n, generator=g) - 1) for n in (1, 1, 2))
+    scale = 1 + scale
+    first = torch.cat([scale * angle.cos(), -scale * angle.sin(), shift[:, :1]], dim=1)
+    second = torch.cat([scale * angle.sin(), scale * angle.cos(), shift[:, 1:]], dim=1)
+    grid = F.affine_grid(torch.stack([first, second], dim=1), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+@torch.no_grad()
+def _scores(network: nn.Module, data: Data) -> dict[str, float]:
+    network.eval()
+    rows = np.flatnonzero(~data.training)
+    parts = np.array_split(rows, -(-len(rows) // _ROWS))
+    z = torch.cat([F.normalize(network(data.inputs[part]), dim=1) for part in parts])
+    found = evaluate(z, torch.from_numpy(data.labels[rows]).long(), ks=(1,)).metrics
+    return {name: round(100 * found[name], 3) for name in ("R@1", "MAP@R")}
