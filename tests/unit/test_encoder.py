@@ -143,6 +143,17 @@ def test_dropout_drops_only_while_training():
 # Standardisation
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_statistics_are_used_and_left_alone_in_training(frozen):
+    encoder, x = trained(replace(SMALL, frozen_norm=frozen)).train(), images(6)
+    before = {name: buffer.clone() for name, buffer in encoder.trunk.named_buffers()}
+    alone, among = encoder.features(x[:2]), encoder.features(x)[:2]
+    moved = {n for n, buffer in encoder.trunk.named_buffers() if not buffer.equal(before[n])}
+    assert torch.allclose(alone, among, atol=1e-5) == frozen
+    assert any("running_mean" in name for name in moved) != frozen
+    assert encoder.training
+
+
 @pytest.mark.parametrize("kind", ["tensor", "array", "memmap"])
 def test_standardisation_is_numpys_in_any_blocks(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(head, "_BLOCK", 4)

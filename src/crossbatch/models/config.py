@@ -29,6 +29,8 @@ class EncoderConfig:
         dropout: Share of the features that the head drops while training, in [0, 1).
         standardise: Bring each feature to mean 0 and deviation 1 before the head. Call
             ``encoder.head.fit(features)`` once, before training.
+        frozen_norm: Training, too, takes the statistics of the trunk's batch normalisation as they
+            were pretrained, and leaves them so. Small batches know theirs badly.
 
     Raises:
         CrossbatchError: A value is out of range.
@@ -43,6 +45,7 @@ class EncoderConfig:
     dim: int = 128
     dropout: float = 0.0
     standardise: bool = False
+    frozen_norm: bool = False
 
     def __post_init__(self) -> None:
         for name, names in (("pooling", get_args(PoolingName)), ("head", get_args(HeadName))):

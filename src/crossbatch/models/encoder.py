@@ -33,6 +33,7 @@ import_torchvision()
 import timm  # noqa: E402
 
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Encoder(nn.Module):
@@ -84,6 +85,15 @@ class Encoder(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Embeddings of unit norm, ``(B, D)``."""
         return self.embed_features(self.features(images))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; frozen statistics stay as they are in both."""
+        super().train(mode)
+        if self.config.frozen_norm:
+            for module in self.trunk.modules():
+                if isinstance(module, _BATCH_NORMS):
+                    module.eval()
+        return self
 
     def features_digest(self) -> str:
         """A hash of all that `features` depends on beside the images: what a cache is valid for.
