@@ -3,7 +3,10 @@
 ``glyphs``   2,000 kanji in 14 fonts at 32 px, half of the characters for training; a small
              convolutional network from scratch
 ``emoji``    the demo's emoji at 32 px, the same network from scratch
-``tuned``    the demo's emoji at 64 px; the demo's pretrained trunk, all of it trained
+``tuned``    the demo's emoji at 64 px; the demo's pretrained trunk, all of it trained but the
+             statistics of its batch normalisation
+``tiny``     the demo's emoji at 32 px; a residual network of timm's tests from scratch, which
+             learns them badly
 ``head``     the demo's features of the frozen trunk; dropout and one linear layer
 """
 
@@ -23,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from crossbatch.data import Manifest
-from crossbatch.models import Encoder
+from crossbatch.models import Encoder, EncoderConfig
 from crossbatch.training.material import feature_table
 from demo.emoji import make_manifest
 from demo.fetch import install
@@ -47,7 +50,7 @@ class Data:
 
 def load(name: str) -> Data:
     """A data set by its name; what has to be fetched or drawn is kept."""
-    return {"glyphs": glyphs, "emoji": emoji, "tuned": tuned, "head": head}[name]()
+    return {"glyphs": glyphs, "emoji": emoji, "tuned": tuned, "tiny": tiny, "head": head}[name]()
 
 
 def small_network(channels: int, dim: int = 64) -> nn.Module:
@@ -76,22 +79,33 @@ def glyphs() -> Data:
 
 def emoji() -> Data:
     """The demo's pictures, small."""
-    pictures = tuned()
-    return replace(
-        pictures, inputs=F.avg_pool2d(pictures.inputs, 2), network=lambda: small_network(3)
-    )
+    inputs, manifest = _pictures()
+    training = manifest.column("split") == "train"
+    return Data(F.avg_pool2d(inputs, 2), manifest.codes, training, lambda: small_network(3))
+
+
+def tiny() -> Data:
+    """As ``emoji`` with another network."""
+    settings = EncoderConfig("test_resnet.r160_in1k", weights="none", image_size=32, dim=64)
+    return replace(emoji(), network=lambda: Encoder(settings))
 
 
 def tuned() -> Data:
     """The demo's pictures, for its pretrained trunk."""
-    manifest = _demo()
-    pictures = (Image.open(io.BytesIO(x["bytes"])) for x in manifest.column("image"))
-    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-    inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    inputs, manifest = _pictures()
     settings = config(DEMO / "emoji.parquet", "contrastive", 0).encoder
-    settings = replace(settings, image_size=64, dim=128, dropout=0.0, standardise=False)
+    settings = replace(settings, image_size=64, dim=128, dropout=0.0, frozen_norm=True)
     training = manifest.column("split") == "train"
-    return Data(inputs, manifest.codes, training, lambda: Encoder(settings))
+    with torch.no_grad():
+        trunk = Encoder(settings).eval()
+        features = torch.cat([trunk.features(x) for x in inputs[training].split(256)])
+
+    def network() -> nn.Module:
+        encoder = Encoder(settings)
+        encoder.head.fit(features)
+        return encoder
+
+    return Data(inputs, manifest.codes, training, network)
 
 
 def head() -> Data:
@@ -105,6 +119,14 @@ def head() -> Data:
     width = x.shape[1]
     network = lambda: nn.Sequential(nn.Dropout(0.2), nn.Linear(width, 512))  # noqa: E731
     return Data(torch.from_numpy(x), manifest.codes, training, network)
+
+
+def _pictures() -> tuple[Tensor, Manifest]:
+    """The demo's at 64 px, between −1 and 1."""
+    manifest = _demo()
+    pictures = (Image.open(io.BytesIO(x["bytes"])) for x in manifest.column("image"))
+    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, manifest
 
 
 def _demo() -> Manifest:

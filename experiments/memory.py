@@ -20,7 +20,8 @@ FILE = CACHE / "memory.jsonl"
 BUDGETS = {
     "glyphs": Budget(),
     "emoji": Budget(),
-    "tuned": Budget(8, 2, 500),
+    "tuned": Budget(iterations=300, rate=3e-4),
+    "tiny": Budget(4, 4),
     "head": Budget(iterations=3000, rate=3e-4),
 }
 KEYS = 0.99  # the default
