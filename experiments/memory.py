@@ -39,6 +39,7 @@ KINDS = {
     "one row per image": Setting(kind="per_image"),
     "one row per image, keys": Setting(kind="per_image", momentum=KEYS),
     "mean over active pairs": Setting(reduction="mean_over_active_pairs"),
+    "keys, proportion 1": Setting(weight=xb.Proportion(1.0), momentum=KEYS),
     "proportion 0.3": Setting(weight=xb.Proportion(0.3)),
     "proportion 0.3, keys": Setting(weight=xb.Proportion(0.3), momentum=KEYS),
     "memory alone": Setting(objective="memory_alone"),
@@ -71,7 +72,14 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
         return {row: (setting, budget) for row, setting in fixed[table].items()}
     if table == "small":  # four classes in a batch: negatives are scarce
         few = Budget(4, 4, budget.iterations, budget.rate)
-        chosen = ("no memory", "paper", "keys, m = 0.9", "keys, m = 0.97", "keys (default)")
+        chosen = (
+            "no memory",
+            "paper",
+            "keys, m = 0.9",
+            "keys, m = 0.97",
+            "keys (default)",
+            "keys, proportion 1",
+        )
         return {f"4 × 4, {row}": (KINDS[row], few) for row in chosen}
     if table == "ratio":
         shares = (0.0, 0.01, 0.1, 0.5, 1.0)

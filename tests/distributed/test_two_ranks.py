@@ -30,7 +30,7 @@ def config(tmp_path_factory):
         made,
         iterations=STEPS,
         sampler=replace(made.sampler, classes=2, instances=2),
-        memory=replace(made.memory, capacity=30, start=2),
+        memory=replace(made.memory, capacity=30, start=2, proportion=0.0),
     )
     write_config(made, tmp_path / "config.yaml")
     return tmp_path / "config.yaml"

@@ -25,7 +25,8 @@ def config(manifest, **changes):
 
 
 def test_the_memory_starts_after_its_warm_up_and_fills(manifest):
-    trainee = Trainee(config(manifest, **{"memory.momentum": 0.0}), Manifest.read(manifest))
+    changes = {"memory.momentum": 0.0, "memory.proportion": 0.0}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
     reports = list(steps(trainee))
     assert [r.step for r in reports] == list(range(1, 31))
     assert [r.memory_size for r in reports][:9] == [0] * 5 + [8, 16, 24, 24]

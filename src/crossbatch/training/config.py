@@ -60,10 +60,10 @@ class MemoryConfig:
     """Start earlier, once stored rows have drifted by less than this d²; 0 waits for `start`."""
     fill: Literal["empty", "warm_up", "pass"] = "empty"
     """Begin empty, with the batches of the warm-up, or with a pass over random training images."""
+    proportion: float = 1.0
+    """Keep the memory's gradient at this proportion of the batch's; 0 takes `weight` instead."""
     weight: float = 1.0
-    """Of the memory's loss."""
-    proportion: float = 0.0
-    """Instead of `weight`: keep the memory's gradient at this proportion of the batch's."""
+    """Of the memory's loss, where no proportion sets it or there is no loss of the batch."""
     normalise: Literal["none", "batch", "adaptive"] = "none"
     """Give stored rows the moments of the batch (XBN), or of a running estimate."""
     objective: Objective = "batch_and_memory"

@@ -149,7 +149,9 @@ def _objective(
         references: References = memory
         if trainee.normalisation is not None:
             references = trainee.normalisation(memory, embeddings.float())
-        weight = Proportion(config.proportion) if config.proportion else config.weight
+        weight = config.weight
+        if config.proportion and alone is not None:
+            weight = Proportion(config.proportion, otherwise=config.weight)
         return combined(alone, take(references=references), memory_weight=weight)
 
 
