@@ -21,7 +21,7 @@ from torch import Tensor
 from crossbatch._shapes import Float, Int
 
 SLOW, FAST = 0.5, 1.4
-"""Mean squared drift: every memory gained below the first, none above the second was healthy."""
+"""Mean squared drift: every memory gained below the first; above the second many hurt, not all."""
 
 
 class Drift(NamedTuple):
@@ -61,6 +61,7 @@ def advise(squared: Sequence[float], ages: Sequence[float]) -> str | None:
             "a lower learning rate makes them fresher."
         )
     return (
-        f"Stored rows mislead: {found}, and unrelated rows are at 2. Fill the memory from "
-        "momentum keys of 0.99 or more, or lower the learning rate or the memory's weight."
+        f"Stored rows say little of the present: {found}, and unrelated rows are at 2. Compare with "
+        "a run without a memory; momentum keys of 0.99 and a proportion of 1 keep it from harm, a "
+        "lower learning rate makes rows fresher."
     )
