@@ -28,7 +28,7 @@ KEYS = 0.99  # the default
 KINDS = {
     "no memory": Setting(capacity=0),
     "paper": Setting(),
-    "keys (default)": Setting(momentum=KEYS),
+    "keys, weight 1": Setting(momentum=KEYS),
     "keys, m = 0.5": Setting(momentum=0.5),
     "keys, m = 0.9": Setting(momentum=0.9),
     "keys, m = 0.97": Setting(momentum=0.97),
@@ -39,7 +39,7 @@ KINDS = {
     "one row per image": Setting(kind="per_image"),
     "one row per image, keys": Setting(kind="per_image", momentum=KEYS),
     "mean over active pairs": Setting(reduction="mean_over_active_pairs"),
-    "keys, proportion 1": Setting(weight=xb.Proportion(1.0), momentum=KEYS),
+    "keys, proportion 1 (default)": Setting(weight=xb.Proportion(1.0), momentum=KEYS),
     "proportion 0.3": Setting(weight=xb.Proportion(0.3)),
     "proportion 0.3, keys": Setting(weight=xb.Proportion(0.3), momentum=KEYS),
     "memory alone": Setting(objective="memory_alone"),
@@ -59,7 +59,7 @@ LOSSES = {
     for how, capacity, momentum in (
         ("no memory", 0, 0.0),
         ("paper", -1, 0.0),
-        ("keys (default)", -1, KEYS),
+        ("keys, weight 1", -1, KEYS),
     )
 }
 
@@ -77,8 +77,8 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
             "paper",
             "keys, m = 0.9",
             "keys, m = 0.97",
-            "keys (default)",
-            "keys, proportion 1",
+            "keys, weight 1",
+            "keys, proportion 1 (default)",
         )
         return {f"4 × 4, {row}": (KINDS[row], few) for row in chosen}
     if table == "ratio":
@@ -95,12 +95,12 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
         return {
             f"batch {size}, {how}": (KINDS[how], with_size)
             for size, with_size in sizes.items()
-            for how in ("no memory", "keys (default)")
+            for how in ("no memory", "keys, weight 1")
         }
     if table == "time":
         seconds = {"glyphs": 25.0, "emoji": 25.0, "tuned": 240.0, "head": 25.0}[name]
         timed = Budget(budget.classes, budget.instances, 0, budget.rate, seconds)
-        chosen = ("no memory", "paper", "keys (default)")
+        chosen = ("no memory", "paper", "keys, proportion 1 (default)")
         return {f"{seconds:.0f} s, {row}": (KINDS[row], timed) for row in chosen}
     raise SystemExit(f"tables: {', '.join((*fixed, 'small', 'ratio', 'batch', 'time'))}")
 

@@ -61,7 +61,7 @@ def advise(squared: Sequence[float], ages: Sequence[float]) -> str | None:
             "a lower learning rate makes them fresher."
         )
     return (
-        f"Stored rows say little of the present: {found}, and unrelated rows are at 2. Compare with "
-        "a run without a memory; momentum keys of 0.99 and a proportion of 1 keep it from harm, a "
-        "lower learning rate makes rows fresher."
+        f"Stored rows say little of the present: {found}, and unrelated rows are at 2. Compare "
+        "with a run without a memory; momentum keys of 0.99 and a proportion of 1 keep it from "
+        "harm, a lower learning rate makes rows fresher."
     )
