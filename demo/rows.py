@@ -49,7 +49,9 @@ def config(manifest: Path, row: str, seed: int) -> TrainConfig:
             standardise=True,
         ),
         sampler=SamplerConfig(classes=8, instances=2),
-        memory=MemoryConfig(capacity=-1 if memory else 0, start=100),
+        memory=MemoryConfig(  # the paper's setting: beside a frozen trunk it is the best
+            capacity=-1 if memory else 0, start=100, momentum=0.0, proportion=0.0
+        ),
         optimizer=OptimizerConfig(lr=3e-4, weight_decay=0.01),
         validation=ValidationConfig(fraction=0.05, every=1000),
         iterations=3000,
