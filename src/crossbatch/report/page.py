@@ -107,7 +107,7 @@ def _figures(groups: list[Group]) -> list[dict[str, str]]:
         ("Validation R@1", "validation.jsonl", ("R@1",), False,
          "On training classes held out to pick the checkpoint."),
         ("Time of the memory", "log.jsonl", ("memory_share",), False,
-         "Share of a step's time that goes to enqueuing and to the loss beside the memory."),
+         "Share of a step's time that goes to momentum keys and to the loss beside the memory."),
         ("Images per second", "log.jsonl", ("images_per_second",), False,
          "Of training, logging and validation included."),
     )  # fmt: skip

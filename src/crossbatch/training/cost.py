@@ -7,7 +7,8 @@ r"""What the memory costs: foretold before a run, measured along it.
 Bytes and comparisons follow from the config. t_m is foretold by timing it on this machine beside
 random unit vectors, two samples of them where M is large. Of real embeddings more pairs pass the
 bound of a weighting, and cost more. t_rest is not foretold: it is the median of the first steps
-after the first one. So the share is told after these, and measured after all.
+after the first one. So the share is told after these, and measured after all. The measured t_m has
+the forward pass of momentum keys in it, too; the foretold one has not.
 """
 
 import statistics

@@ -42,7 +42,7 @@ class StepReport(NamedTuple):
     ``drift`` is the mean d² of the batch's images since their rows were stored, ``drift_age`` how
     many batches ago that was on average; None while the memory holds none of them.
     ``step_seconds`` is the time of the step, waiting for its batch included; ``memory_share`` the
-    part of it that went to enqueuing and to the loss beside the memory, None without that.
+    part of it that went to momentum keys, enqueuing and the loss beside the memory, None without.
     """
 
     step: int
