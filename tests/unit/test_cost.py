@@ -110,6 +110,7 @@ def test_three_lines_for_a_run_and_none_if_it_is_quiet(manifest, tmp_path, capfd
     said = [line for line in capfd.readouterr().err.splitlines() if "Memory: " in line]
     assert ["comparisons" in line for line in said] == [True, False, False]
     assert "once it is full" in said[1]
+    assert said[1].endswith(", and the forward pass of its keys.")
     assert "measured over 4 steps" in said[2]
     module = sys.modules["crossbatch.training.train"]
     monkeypatch.delattr(module, "predict")  # nothing is timed in vain

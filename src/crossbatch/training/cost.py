@@ -32,7 +32,10 @@ _ENOUGH = 0.15  # seconds of losses; three are taken at least
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a memory that is full: rows M, width D, batch B, bytes, bytes of codes, seconds t_m."""
+    """Of a memory that is full: rows M, width D, batch B, bytes, bytes of codes, seconds t_m.
+
+    Momentum keys, where there are some, take a forward pass that t_m leaves out.
+    """
 
     rows: int
     dim: int
@@ -40,6 +43,7 @@ class Prediction:
     bytes: int
     codes: int
     seconds: float
+    keys: bool = False
 
     def __str__(self) -> str:
         codes = f" and codes of {_size(self.codes)}" if self.codes else ""
@@ -73,6 +77,7 @@ def predict(trainee: Trainee) -> Prediction | None:
         bytes=memory.nbytes,
         codes=round(codes * memory.capacity / rows),
         seconds=seconds,
+        keys=trainee.keys is not None,
     )
 
 
@@ -132,9 +137,10 @@ class Account:
         if len(self._first) <= FIRST:
             return None
         rest, mine = statistics.median(self._first[1:]), self._prediction.seconds
+        keys = ", and the forward pass of its keys" if self._prediction.keys else ""
         return (
             f"Memory: about {_share(mine / (mine + rest))} of a step once it is full "
-            f"({_time(mine)} beside {_time(rest)})."
+            f"({_time(mine)} beside {_time(rest)}){keys}."
         )
 
     def measured(self, memory: Memory) -> str:
