@@ -36,6 +36,7 @@ class Setting:
     reduction: str = "sum_per_anchor"
     weighting: xb.PairWeighting = field(default_factory=xb.Contrastive)
     start: int = 100
+    drift_limit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Budget:
     iterations: int = 1000
     rate: float = 1e-3
     seconds: float | None = None
-    """Stop at this time instead; the cosine then follows the clock."""
+    """Stop at this much time of the processor instead; the cosine then follows the clock."""
 
 
 def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, float]:
@@ -62,7 +63,8 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
     batches = iter(PKSampler(codes, classes=budget.classes, instances=budget.instances, seed=seed))
     memory: xb.CrossBatchMemory | xb.PerImageMemory | None = None
     match: xb.CrossBatchNormalisation | None = None
-    drifts, began, done, step = [], time.perf_counter(), 0.0, 0
+    limit = xb.AgeLimit(setting.drift_limit) if setting.drift_limit else None
+    drifts, began, done, step = [], time.process_time(), 0.0, 0
     while done < 1:
         for group in optimizer.param_groups:
             group["lr"] = budget.rate * 0.5 * (1 + math.cos(math.pi * done))
@@ -76,9 +78,14 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
                 memory = _memory(setting, z.shape[1], len(training))
                 match = _match(setting, z.shape[1])
             if len(memory):
-                drifts.append(memory.drift(z, ids).squared)
+                drift = memory.drift(z, ids)
+                drifts.append(drift.squared)
+                if limit is not None and len(drift.ages):
+                    moved, age = drift.squared.mean().item(), drift.ages.float().mean().item()
+                    limit.see(moved, age, len(drift.ages))
             memory.enqueue(z if keys is None else F.normalize(keys(inputs), dim=1), labels, ids)
-            references = memory if match is None else match(memory, z)
+            references = xb.younger(memory, None if limit is None else limit.age)
+            references = references if match is None else match(references, z)
         loss = xb.memory_objective(
             z,
             labels,
@@ -95,9 +102,9 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
         if keys is not None:
             keys.follow(network)
         step += 1
-        spent = time.perf_counter() - began
+        spent = time.process_time() - began
         done = step / budget.iterations if budget.seconds is None else spent / budget.seconds
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     found = _scores(network, data)
     last = torch.cat(drifts[-100:]) if drifts else torch.empty(0)
     drift = round(float(last.mean()), 3) if len(last) else math.nan
