@@ -17,6 +17,7 @@ KINDS = {
     "momentum": {"memory.momentum": 0.9},
     "int8": {"memory.dtype": "int8"},
     "normalised": {"memory.normalise": "adaptive", "memory.start_drift": 0.5, "probe": 6},
+    "young": {"memory.drift_limit": 0.3, "memory.momentum": 0.0},
     "chunks": {"sampler.chunk": 3},
 }
 """Every kind of memory, as changes of ``blobs.options``."""

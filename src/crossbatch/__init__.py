@@ -55,7 +55,9 @@ _PUBLIC = {
     "CrossBatchNormalisation": "crossbatch.memory",
     "CrossbatchError": "crossbatch.errors",
     "HardestTriplet": "crossbatch.weighting",
+    "AgeLimit": "crossbatch.memory",
     "MomentumKeys": "crossbatch.memory",
+    "younger": "crossbatch.memory",
     "MultiSimilarity": "crossbatch.weighting",
     "PairLoss": "crossbatch.engine",
     "PairWeighting": "crossbatch.weighting",
@@ -88,11 +90,13 @@ if TYPE_CHECKING:
     )
     from crossbatch.errors import CrossbatchError
     from crossbatch.memory import (
+        AgeLimit,
         CrossBatchMemory,
         CrossBatchNormalisation,
         MomentumKeys,
         PerImageMemory,
         ShardedMemory,
+        younger,
     )
     from crossbatch.references import Batch, References, Tile
     from crossbatch.weighting import (
@@ -134,6 +138,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NCA",
+    "AgeLimit",
     "ArcFace",
     "Balanced",
     "Batch",
@@ -191,6 +196,7 @@ __all__ = [
     "semi_hard_triplets",
     "smooth_ap",
     "soft_triple",
+    "younger",
 ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from crossbatch._check import check_embeddings, check_integers
@@ -31,10 +32,25 @@ class Tile(NamedTuple):
     ids: Int[Tensor, " T"]
     codes: Codes | None = None
 
+    def rows(self, place: Int[Tensor, " n"]) -> "Tile":
+        """A copy of some of them."""
+        codes = None if self.codes is None else self.codes.rows(place)
+        return Tile(self.embeddings[place], self.labels[place], self.ids[place], codes)
+
+    def to(self, device: torch.device) -> "Tile":
+        """The tile on a device; itself where it is there already."""
+        if self.embeddings.device == device:
+            return self
+        codes = None if self.codes is None else Codes(*(x.to(device) for x in self.codes))
+        return Tile(self.embeddings.to(device), self.labels.to(device), self.ids.to(device), codes)
+
 
 @runtime_checkable
 class References(Protocol):
-    """Anything that yields tiles: the second argument of every pair loss."""
+    """Anything that yields tiles: the second argument of every pair loss.
+
+    They may be on another device than the anchors, who are brought a tile at a time.
+    """
 
     def __len__(self) -> int:
         """The number of rows that :meth:`tiles` yields in all."""

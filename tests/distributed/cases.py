@@ -28,16 +28,18 @@ class Case:
     reduction: str = "sum_per_anchor"
     sizes: tuple[int, ...] = UNEVEN
     path: str | None = None
+    age: int | None = None
 
     def __str__(self):
         even = "even" if self.sizes == EVEN else "uneven"
-        return f"{self.kind}, {self.weighting}, {self.reduction}, {even}, {self.path}"
+        return f"{self.kind}, {self.weighting}, {self.reduction}, {even}, {self.path}, {self.age}"
 
 
 CASES = [
     *(Case(kind, w, r) for kind in KINDS for w in FOUR for r in REDUCTIONS),
     *(Case(kind, w, sizes=EVEN) for kind in KINDS for w in FOUR),
     *(Case("sharded", w) for w in FURTHER),
+    *(Case(kind, w, age=1) for kind in KINDS for w in ("contrastive", "supcon")),
     *(Case("sharded", w, path=p) for w in FOUR for p in ("dense", "sparse", "screened")),
 ]
 
@@ -95,7 +97,7 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
                 *part[:2],
                 ids=part[2],
                 weighting=WEIGHTINGS[case.weighting],
-                references=memory,
+                references=xb.younger(memory, case.age),
                 reduction=case.reduction,
                 tiling=Tiling(rows=4, path=case.path) if case.path else Tiling(),
             )

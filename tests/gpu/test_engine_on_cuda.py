@@ -50,3 +50,17 @@ def test_the_kernel_is_chosen_on_cuda():
     references = xb.Batch(p.r.cuda(), p.ref_labels.cuda(), p.ref_ids.cuda())
     assert set(sweep(anchors, references, xb.SupCon(), rows=256).paths) == {"fused"}
     assert set(sweep(anchors, references, xb.Contrastive(), rows=256).paths) == {"fused"}
+
+
+@pytest.mark.parametrize("name", ["contrastive", "multi-similarity", "supcon", "fastap"])
+def test_a_memory_may_stay_on_the_cpu(name):
+    p = problem(3, anchors=33, references=900, dim=48, classes=300, dtype=torch.float32)
+    found = []
+    for device in ("cpu", "cuda"):
+        memory = xb.CrossBatchMemory(len(p.r), p.r.shape[1]).to(device)
+        memory.enqueue(p.r.cuda(), p.ref_labels.cuda(), p.ref_ids.cuda())
+        a = p.a.cuda().requires_grad_()
+        loss = xb.PairLoss(WEIGHTINGS[name])
+        loss(a, p.labels.cuda(), ids=p.ids.cuda(), references=memory).backward()
+        found.append(a.grad)
+    torch.testing.assert_close(*found)

@@ -316,6 +316,36 @@ def test_the_memory_keeps_its_proportion_of_the_gradient(manifest):
     assert ends[0] == ends[1]
 
 
+def test_an_age_limit_follows_the_drift(manifest):
+    ends = {}
+    for bound in (0.0, 0.05, 1.9):
+        changes = {"memory.drift_limit": bound, "memory.momentum": 0.0, "optimizer.lr": 1e-2}
+        changes |= {"iterations": 40}
+        trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+        ends[bound] = list(steps(trainee))
+    assert all(r.age_limit is None for r in ends[0.0])
+    moved = min((r for r in ends[0.05] if r.age_limit is not None), key=lambda r: r.age_limit)
+    assert moved.age_limit < 2  # of the three batches that the memory holds
+    wide = ends[1.9][moved.step - 1]
+    assert wide.age_limit > 3
+    assert wide.loss_memory == ends[0.0][moved.step - 1].loss_memory
+    assert min(r.loss_memory for r in ends[0.05][5:20]) < min(
+        r.loss_memory for r in ends[0.0][5:20]
+    )
+
+
+@pytest.mark.parametrize("bound", [2.0, -0.1])
+def test_a_drift_limit_out_of_range_is_named(manifest, bound):
+    with pytest.raises(xb.CrossbatchError, match=r"`memory.drift_limit` in \[0, 2\)"):
+        config(manifest, **{"memory.drift_limit": bound})
+
+
+def test_a_sharded_memory_stays_beside_the_network(manifest):
+    changes = {"memory.kind": "sharded", "memory.device": "cpu"}
+    with pytest.raises(xb.CrossbatchError, match=r"`memory.device` network"):
+        Trainee(config(manifest, **changes), Manifest.read(manifest))
+
+
 @pytest.mark.parametrize("wrong", ["memory.proportion", "memory.start_drift"])
 def test_settings_below_zero_are_named(manifest, wrong):
     with pytest.raises(xb.CrossbatchError, match=r"`memory.proportion` ≥ 0 and"):

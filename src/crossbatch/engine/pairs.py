@@ -95,17 +95,14 @@ class Split:
         if self.all_mixed:
             return
         start = 0
-        tiles = self.references.tiles(self.rows * BLOCKS)
-        for tile, places in zip(tiles, self._found, strict=True):
+        for tile, places in zip(self._tiles(), self._found, strict=True):
             yield start, tile, places.cpu().numpy()
             start += len(tile.labels)
 
     def _gathered(self) -> Iterator[tuple[Tile, Tensor]]:
         pieces: list[tuple[Tile, Tensor]] = []
         start = 0
-        for tile, places in zip(
-            self.references.tiles(self.rows * BLOCKS), self._found, strict=True
-        ):
+        for tile, places in zip(self._tiles(), self._found, strict=True):
             if self.all_mixed:
                 yield from self._cut(tile, start)
             elif len(places):
@@ -116,6 +113,11 @@ class Split:
             start += len(tile.labels)
         if pieces:
             yield _join(pieces)
+
+    def _tiles(self) -> Iterator[Tile]:
+        """All references, brought to the anchors."""
+        for tile in self.references.tiles(self.rows * BLOCKS):
+            yield tile.to(self.anchors.embeddings.device)
 
     def _cut(self, tile: Tile, start: int) -> Iterator[tuple[Tile, Tensor]]:
         for first in range(0, len(tile.labels), self.rows):
@@ -135,7 +137,9 @@ class Split:
 
 def _candidates(tile: Tile, labels: Lookup, ids: Lookup) -> Int[Tensor, " C"]:
     """Rows that may carry a label or an id of the batch: all that do, and few more."""
-    return places_of(labels.may_hold(tile.labels).logical_or_(ids.may_hold(tile.ids)))
+    device = labels.table.device
+    same_label = labels.may_hold(tile.labels.to(device))
+    return places_of(same_label.logical_or_(ids.may_hold(tile.ids.to(device))))
 
 
 def places_of(mask: Bool[Tensor, "..."]) -> Int[Tensor, " C"]:

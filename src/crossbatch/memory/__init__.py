@@ -6,8 +6,10 @@ from crossbatch.memory.normalised import CrossBatchNormalisation
 from crossbatch.memory.per_image import PerImageMemory
 from crossbatch.memory.ring import CrossBatchMemory
 from crossbatch.memory.sharded import ShardedMemory
+from crossbatch.memory.young import AgeLimit, younger
 
 __all__ = [
+    "AgeLimit",
     "CrossBatchMemory",
     "CrossBatchNormalisation",
     "Drift",
@@ -15,4 +17,5 @@ __all__ = [
     "PerImageMemory",
     "ShardedMemory",
     "advise",
+    "younger",
 ]

@@ -26,7 +26,11 @@ _ROWS = 1 << 14  # whose norm is taken at a time, to need little room
 
 
 class Rows(nn.Module, ABC):
-    """Embeddings, labels, ids and births of rows, the filled ones first; all in buffers."""
+    """Embeddings, labels, ids and births of rows, the filled ones first; all in buffers.
+
+    They may be on another device than the network: batches are copied to them, and the engine
+    copies them, a tile at a time, to the anchors.
+    """
 
     cites: ClassVar[tuple[str, ...]]
 
@@ -135,14 +139,10 @@ class Rows(nn.Module, ABC):
         check_embeddings(embeddings, where=where, dim=self.dim)
         check_integers(labels, name="labels", rows=len(embeddings), where=where)
         check_integers(ids, name="ids", rows=len(embeddings), where=where)
-        if embeddings.device != self.embeddings.device:
-            raise CrossbatchError(
-                expected(
-                    f"`embeddings` on {self.embeddings.device} in {where}",
-                    embeddings.device,
-                    "Move the memory to the model's device once: memory.to(device).",
-                )
-            )
+
+    def _here(self, *rows: Tensor) -> list[Tensor]:
+        """What comes from the network's device, on the memory's."""
+        return [x.detach().to(self.embeddings.device) for x in rows]
 
     def _check_drift(self, embeddings: Tensor, ids: Tensor) -> None:
         """Raise unless the drift of a batch can be taken."""
@@ -176,7 +176,7 @@ class Rows(nn.Module, ABC):
     def _drift(self, place: Tensor, embeddings: Tensor) -> Drift:
         """Fresh embeddings beside the rows at some places."""
         old = self._read(place).float()
-        squared = (embeddings.detach().float() - old).square().sum(dim=1)
+        squared = (embeddings.float() - old).square().sum(dim=1)
         return Drift(self.enqueued_batches - self.births[place], squared)
 
     def _encoded(self, place: slice | Tensor) -> Codes:

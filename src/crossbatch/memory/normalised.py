@@ -46,8 +46,9 @@ class NormalisedRows:
     def __init__(self, references: References, moments: Moments) -> None:
         self._references = references
         old = moments_of(references)
-        self._scale = moments.deviation / old.deviation.clamp(min=_SMALL)
-        self._shift = moments.mean - old.mean * self._scale
+        deviation = old.deviation.clamp(min=_SMALL).to(moments.deviation.device)
+        self._scale = moments.deviation / deviation
+        self._shift = moments.mean - old.mean.to(deviation.device) * self._scale
 
     def __len__(self) -> int:
         return len(self._references)
@@ -55,6 +56,7 @@ class NormalisedRows:
     def tiles(self, rows: int) -> Iterator[Tile]:
         """Yield every row once, in tiles of at most ``rows`` rows."""
         for tile in self._references.tiles(rows):
+            tile = tile.to(self._scale.device)
             moved = tile.embeddings.to(self._scale.dtype) * self._scale + self._shift
             yield Tile(F.normalize(moved, dim=1), tile.labels, tile.ids)
 

@@ -101,14 +101,15 @@ class PerImageMemory(Rows):
             ids: Shape (B,), any 64-bit integers: which image each row is.
 
         Raises:
-            CrossbatchError: Wrong shapes or dtypes, non-finite embeddings, another device, or
-                more images in all than the capacity. The memory is unchanged then.
+            CrossbatchError: Wrong shapes or dtypes, non-finite embeddings, or more images in all
+                than the capacity. The memory is unchanged then.
 
         Cost: one look-up per row of the batch, whatever the capacity.
         """
         self._check(embeddings, labels, ids)
+        x, labels, ids = self._here(embeddings, labels, ids)
         last = _last_of_each(ids)
-        x, ids = embeddings.detach()[last], ids[last].to(self.ids)
+        x, ids = x[last], ids[last].to(self.ids)
         place = find(self.slots, self.ids, ids)
         new = (place < 0).nonzero().flatten()
         filled = len(self)
@@ -140,6 +141,7 @@ class PerImageMemory(Rows):
         Cost: one look-up per row of the batch.
         """
         self._check_drift(embeddings, ids)
+        embeddings, ids = self._here(embeddings, ids)
         place = find(self.slots, self.ids, ids.to(self.ids))
         held = place >= 0
         return self._drift(place[held], embeddings[held])

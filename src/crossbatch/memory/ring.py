@@ -22,7 +22,8 @@ class CrossBatchMemory(Rows):
     """A ring of embeddings, labels and ids: the references of a pair loss.
 
     All of its state is in buffers, so it moves with ``.to()`` and is in the ``state_dict`` of
-    whatever module holds it; a training that resumes finds its memory where it was.
+    whatever module holds it; a training that resumes finds its memory where it was. It may stay
+    on another device than the network: each loss then copies its filled rows over, M · D numbers.
 
     Args:
         capacity: M ≥ 1, the rows that are kept. Their cost is M · (4 D + 24) bytes, and
@@ -74,10 +75,11 @@ class CrossBatchMemory(Rows):
             ids: Shape (B,), integers: which image each row is.
 
         Raises:
-            CrossbatchError: Wrong shapes or dtypes, non-finite embeddings, another device. The
-                memory is unchanged then.
+            CrossbatchError: Wrong shapes or dtypes, non-finite embeddings. The memory is unchanged
+                then.
         """
         self._check(embeddings, labels, ids)
+        embeddings, labels, ids = self._here(embeddings, labels, ids)
         rows = len(embeddings)
         kept = min(rows, self.capacity)
         first = int(self.enqueued_rows) + rows - kept
@@ -97,6 +99,7 @@ class CrossBatchMemory(Rows):
         Cost: one look-up per row of the memory.
         """
         self._check_drift(embeddings, ids)
+        embeddings, ids = self._here(embeddings, ids)
         number = self.newest(ids)
         held = number >= 0
         return self._drift(number[held] % self.capacity, embeddings[held])

@@ -60,6 +60,9 @@ class MemoryConfig:
     """Start earlier, once stored rows have drifted by less than this d²; 0 waits for `start`."""
     fill: Literal["empty", "warm_up", "pass"] = "empty"
     """Begin empty, with the batches of the warm-up, or with a pass over random training images."""
+    drift_limit: float = 0.0
+    """Show the loss only rows up to the age at which they have drifted by this d², as measured
+    along the run; 0 shows all."""
     proportion: float = 1.0
     """Keep the memory's gradient at this proportion of the batch's; 0 takes `weight` instead."""
     weight: float = 1.0
@@ -73,6 +76,8 @@ class MemoryConfig:
     last rows spread over the ranks."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """Of the stored rows."""
+    device: Literal["network", "cpu"] = "network"
+    """Where the rows are: beside the network, or in the CPU's memory, copied for every loss."""
     momentum: float = 0.99
     """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
 
@@ -172,6 +177,11 @@ class TrainConfig:
                     f"{self.memory.proportion} and {self.memory.start_drift}",
                     "0 leaves the weight and the start as they are set.",
                 )
+            )
+        if not 0 <= self.memory.drift_limit < 2:
+            remedy = "Unrelated rows are at d² = 2; 0 shows rows of every age."
+            raise CrossbatchError(
+                expected("`memory.drift_limit` in [0, 2)", self.memory.drift_limit, remedy)
             )
         check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")
         if min(self.sampler.chunk, self.probe) < 0:

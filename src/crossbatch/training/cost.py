@@ -94,7 +94,7 @@ def _sample(trainee: Trainee, batch: int, rows: int) -> tuple[float, int]:
         ids = torch.arange(first, first + count)
         return vectors.to(device), chosen.to(device), ids.to(device)
 
-    sample = CrossBatchMemory(rows, memory.dim, dtype=memory.dtype).to(device)
+    sample = CrossBatchMemory(rows, memory.dim, dtype=memory.dtype).to(trainee.memory_device)
     plain = sample.nbytes
     sample.enqueue(*draw(rows, 0))
     z, codes, ids = draw(batch, rows)

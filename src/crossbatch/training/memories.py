@@ -22,6 +22,14 @@ def make_memory(config: MemoryConfig, *, dim: int, images: int) -> Memory | None
     """
     if not config.capacity:
         return None
+    if config.kind == "sharded" and config.device == "cpu":
+        raise CrossbatchError(
+            expected(
+                "`memory.device` network with `memory.kind` sharded",
+                config.device,
+                "A ring can be kept in the CPU's memory: --memory.kind ring.",
+            )
+        )
     dtype: torch.dtype = getattr(torch, config.dtype)
     if config.kind != "per_image":
         kind = ShardedMemory if config.kind == "sharded" else CrossBatchMemory

@@ -30,8 +30,7 @@ from crossbatch.engine import (
     pair_loss,
 )
 from crossbatch.errors import CrossbatchError, TrainingError
-from crossbatch.memory import Drift
-from crossbatch.references import References
+from crossbatch.memory import Drift, younger
 from crossbatch.training.stopwatch import Stopwatch
 from crossbatch.training.trainee import Classes, Trainee
 
@@ -41,6 +40,7 @@ class StepReport(NamedTuple):
 
     ``drift`` is the mean d² of the batch's images since their rows were stored, ``drift_age`` how
     many batches ago that was on average; None while the memory holds none of them.
+    ``age_limit`` is the age up to which rows take part, None where all do.
     ``step_seconds`` is the time of the step, waiting for its batch included; ``memory_share`` the
     part of it that went to momentum keys, enqueuing and the loss beside the memory, None without.
     """
@@ -56,6 +56,7 @@ class StepReport(NamedTuple):
     memory_size: int
     drift: float | None
     drift_age: float | None
+    age_limit: int | None
     learning_rate: float
     step_seconds: float
     memory_share: float | None
@@ -118,9 +119,15 @@ def _drift(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Drift | None
         batch_rows = len(embeddings) * trainee.ranks.world
         oldest = min(trainee.step, memory.capacity // batch_rows)
         old = drift.squared[drift.ages * 2 >= oldest]
-        told = torch.stack([old.sum(), old.new_tensor(len(old))])
+        told = torch.stack([old.sum(), old.new_tensor(len(old))]).to(embeddings.device)
         trainee.ranks.add(told)  # ranks start together
         warm_up.see(float(told[0]), int(told[1]))
+    if trainee.age_limit is not None:
+        sums = [drift.squared.sum(), drift.ages.sum(), drift.squared.new_tensor(len(drift.ages))]
+        told = torch.stack([x.double() for x in sums]).to(embeddings.device)
+        trainee.ranks.add(told)  # ranks see the same rows
+        squared, age, count = told.tolist()
+        trainee.age_limit.see(squared / max(count, 1), age / max(count, 1), round(count))
     return drift
 
 
@@ -146,9 +153,10 @@ def _objective(
     alone = None if config.objective == "memory_alone" else take()
     with watch.part("memory"):
         trainee.store(inputs, embeddings, batch)
-        references: References = memory
+        age = None if trainee.age_limit is None else trainee.age_limit.age
+        references = younger(memory, age)
         if trainee.normalisation is not None:
-            references = trainee.normalisation(memory, embeddings.float())
+            references = trainee.normalisation(references, embeddings.float())
         weight = config.weight
         if config.proportion and alone is not None:
             weight = Proportion(config.proportion, otherwise=config.weight)
@@ -187,6 +195,7 @@ def _report(
         memory_size=0 if trainee.memory is None else len(trainee.memory),
         drift=drift.squared.mean().item() if drift is not None and held else None,
         drift_age=drift.ages.float().mean().item() if drift is not None and held else None,
+        age_limit=None if trainee.age_limit is None else trainee.age_limit.age,
         learning_rate=rate,
         step_seconds=watch.seconds("step"),
         memory_share=None if memory is None else watch.seconds("memory") / watch.seconds("step"),

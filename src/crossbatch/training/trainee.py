@@ -16,7 +16,7 @@ from torch import Tensor
 from crossbatch.collective import Ranks
 from crossbatch.data import Manifest, PKSampler, hold_out
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.memory import CrossBatchNormalisation, MomentumKeys, ShardedMemory
+from crossbatch.memory import AgeLimit, CrossBatchNormalisation, MomentumKeys, ShardedMemory
 from crossbatch.models import Encoder
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
@@ -82,9 +82,11 @@ class Trainee:
         self.network, self.optimizer = self.accelerator.prepare(self.material.network, optimizer)
         size = {"dim": config.encoder.dim, "images": len(self.training.rows)}
         memory = make_memory(self.config.memory, **size)
-        self.memory = None if memory is None else memory.to(self.accelerator.device)
+        self.memory = None if memory is None else memory.to(self.memory_device)
         self.normalisation = self._normalisation()
         self.warm_up = WarmUp(self.config.memory.start, self.config.memory.start_drift)
+        limit = self.config.memory.drift_limit
+        self.age_limit = AgeLimit(limit) if limit else None
         self.step = 0
         self.best: tuple[int, float] | None = None
 
@@ -171,6 +173,7 @@ class Trainee:
             "keys": None if self.keys is None else self.keys.state_dict(),
             "normalisation": self._moments(),
             "warm_up": self.warm_up.state_dict(),
+            "age_limit": None if self.age_limit is None else self.age_limit.state_dict(),
             "sampler": self._place.state_dict(),
             "generators": _generators(),
         }
@@ -188,6 +191,8 @@ class Trainee:
         if self.normalisation is not None:
             self.normalisation.load_state_dict(state["normalisation"])
         self.warm_up.load_state_dict(state["warm_up"])
+        if self.age_limit is not None:
+            self.age_limit.load_state_dict(state["age_limit"])
         self._place.load_state_dict(state["sampler"])
         if self.accelerator.num_processes == 1:
             _set_generators(state["generators"])
@@ -221,6 +226,13 @@ class Trainee:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
+
+    @property
+    def memory_device(self) -> torch.device:
+        """Where rows are kept."""
+        if self.config.memory.device == "cpu":
+            return torch.device("cpu")
+        return self.accelerator.device
 
     def _keys(self) -> MomentumKeys | None:
         """The second network; made before the first is wrapped for ranks and precision."""
