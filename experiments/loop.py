@@ -30,6 +30,7 @@ class Setting:
     kind: str = "ring"
     dtype: str = "float32"
     momentum: float = 0.0
+    rising: bool = False
     weight: float | xb.Proportion = 1.0
     normalise: str = "none"
     objective: str = "batch_and_memory"
@@ -100,7 +101,7 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
         loss.backward()
         optimizer.step()
         if keys is not None:
-            keys.follow(network)
+            keys.follow(network, done=done if setting.rising else 0.0)
         step += 1
         spent = time.process_time() - began
         done = step / budget.iterations if budget.seconds is None else spent / budget.seconds

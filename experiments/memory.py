@@ -41,6 +41,7 @@ KINDS = {
     "one row per image, keys": Setting(kind="per_image", momentum=KEYS),
     "mean over active pairs": Setting(reduction="mean_over_active_pairs"),
     "keys, proportion 1 (default)": DEFAULT,
+    "default, momentum rises to 1": replace(DEFAULT, rising=True),
     "paper, age limit at d² = 1": Setting(drift_limit=1.0),
     "default, age limit at d² = 1": replace(DEFAULT, drift_limit=1.0),
     "proportion 0.3": Setting(weight=xb.Proportion(0.3)),

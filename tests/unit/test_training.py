@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -212,9 +213,11 @@ def test_a_row_per_image_needs_room_for_all(manifest):
         Trainee(config(manifest, **changes), Manifest.read(manifest))
 
 
-def test_momentum_keys_follow_the_network_and_fill_the_memory(manifest):
-    m, dropped = 0.8, {"mode": "fine_tune", "encoder.dropout": 0.0}
-    changes = {**dropped, "memory.momentum": m, "iterations": 9, "optimizer.lr": 1e-3}
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_momentum_keys_follow_the_network_and_fill_the_memory(manifest, schedule):
+    first_m, dropped = 0.8, {"mode": "fine_tune", "encoder.dropout": 0.0}
+    changes = {**dropped, "memory.momentum": first_m, "iterations": 9, "optimizer.lr": 1e-3}
+    changes["memory.momentum_schedule"] = schedule
     trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
     first = {name: p.clone() for name, p in trainee.network.named_parameters()}
     expected, seen, before = dict(first), [], {}
@@ -229,6 +232,8 @@ def test_momentum_keys_follow_the_network_and_fill_the_memory(manifest):
                 torch.testing.assert_close(rows, twin(seen[-1][0]))
                 now = copy.deepcopy(trainee.network)(seen[-1][0])
                 assert not torch.allclose(rows, now, atol=1e-3)
+        part = (report.step - 1) / 9 if schedule == "cosine" else 0.0
+        m = 1 - (1 - first_m) * (1 + math.cos(math.pi * part)) / 2
         for name, p in trainee.network.named_parameters():
             expected[name] = m * expected[name] + (1 - m) * p.detach()
         keys = trainee.keys.network

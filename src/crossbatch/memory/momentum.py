@@ -4,7 +4,11 @@ r"""Momentum keys: rows of the memory from a network that moves more slowly than
     memory ← f(x; θ')         the batch a second time, without gradient; the loss takes f(x; θ)
 
 A larger m makes rows of different ages more alike, and all of them older, by some
-1 / (1 − m) steps.
+1 / (1 − m) steps. m may rise along a training of T steps, so that the copy comes to rest:
+
+    m_t = 1 − (1 − m) (1 + cos(π t / T)) / 2,
+
+*Bootstrap Your Own Latent* (Grill et al., NeurIPS 2020).
 
 *Momentum Contrast for Unsupervised Visual Representation Learning* (He, Fan, Wu, Xie, Girshick,
 CVPR 2020); with labels, *Rethinking Deep Contrastive Learning with Embedding Memory* (Zhang, Wang,
@@ -13,6 +17,7 @@ Huang, Scott, 2021). An average of stored rows is something else: see ``row_mome
 """
 
 import copy
+import math
 from typing import ClassVar
 
 import torch
@@ -45,7 +50,7 @@ class MomentumKeys(nn.Module):
     True
     """
 
-    cites: ClassVar[tuple[str, ...]] = ("he2020moco", "zhang2021rethinking")
+    cites: ClassVar[tuple[str, ...]] = ("he2020moco", "zhang2021rethinking", "grill2020byol")
 
     def __init__(self, network: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
@@ -71,13 +76,19 @@ class MomentumKeys(nn.Module):
         return self.network(inputs)
 
     @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
+    def follow(self, network: nn.Module, *, done: float = 0.0) -> None:
         """Move a step towards the trained network, which has the same shape.
+
+        Args:
+            network: The trained one.
+            done: t / T in [0, 1], the part of the training that is over, for a momentum that rises
+                along a cosine; 0 throughout keeps it as it is.
 
         Cost: one read of its parameters.
         """
+        step = (1 - self.momentum) * (1 + math.cos(math.pi * done)) / 2
         for old, new in zip(self.network.parameters(), network.parameters(), strict=True):
-            old.lerp_(new, 1 - self.momentum)
+            old.lerp_(new, step)
         for old, new in zip(self.network.buffers(), network.buffers(), strict=True):
             old.copy_(new)
 

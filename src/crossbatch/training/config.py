@@ -80,6 +80,8 @@ class MemoryConfig:
     """Where the rows are: beside the network, or in the CPU's memory, copied for every loss."""
     momentum: float = 0.99
     """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
+    momentum_schedule: Literal["constant", "cosine"] = "constant"
+    """Keep the momentum, or let it rise to 1 along the run."""
 
 
 @dataclass(frozen=True)
