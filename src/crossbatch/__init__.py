@@ -57,6 +57,7 @@ _PUBLIC = {
     "HardestTriplet": "crossbatch.weighting",
     "AgeLimit": "crossbatch.memory",
     "MomentumKeys": "crossbatch.memory",
+    "Prism": "crossbatch.memory",
     "younger": "crossbatch.memory",
     "MultiSimilarity": "crossbatch.weighting",
     "PairLoss": "crossbatch.engine",
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
         CrossBatchNormalisation,
         MomentumKeys,
         PerImageMemory,
+        Prism,
         ShardedMemory,
         younger,
     )
@@ -167,6 +169,7 @@ __all__ = [
     "PairWeighting",
     "PerImageMemory",
     "Polynomial",
+    "Prism",
     "Proportion",
     "Proxies",
     "ProxyAnchor",
