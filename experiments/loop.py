@@ -38,6 +38,7 @@ class Setting:
     weighting: xb.PairWeighting = field(default_factory=xb.Contrastive)
     start: int = 100
     drift_limit: float = 0.0
+    prism: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
     memory: xb.CrossBatchMemory | xb.PerImageMemory | None = None
     match: xb.CrossBatchNormalisation | None = None
     limit = xb.AgeLimit(setting.drift_limit) if setting.drift_limit else None
+    prism = xb.Prism(setting.prism) if setting.prism else None
     drifts, began, done, step = [], time.process_time(), 0.0, 0
     while done < 1:
         for group in optimizer.param_groups:
@@ -73,6 +75,9 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
         inputs = _shaken(data.inputs[training[rows]], g)
         z = F.normalize(network(inputs), dim=1)
         labels, ids = torch.from_numpy(codes[rows]).long(), torch.from_numpy(rows).long()
+        if prism is not None and memory is not None:
+            keep = prism(z, labels, ids=ids, references=memory).keep
+            z, labels, ids, inputs = z[keep], labels[keep], ids[keep], inputs[keep]
         references = None
         if setting.capacity and step >= setting.start:
             if memory is None:
