@@ -69,11 +69,13 @@ _PUBLIC = {
     "from_functions": "crossbatch.weighting",
     "memory_objective": "crossbatch.engine",
     "pair_loss": "crossbatch.engine",
+    "DensityRanker": "crossbatch.curriculum",
 }
 
 if TYPE_CHECKING:
     from crossbatch import compat as compat
     from crossbatch.citation import cite
+    from crossbatch.curriculum import DensityRanker
     from crossbatch.engine import (
         LearnableMargin,
         PairLoss,
@@ -154,6 +156,7 @@ __all__ = [
     "CrossBatchNormalisation",
     "CrossbatchError",
     "DecoupledContrastive",
+    "DensityRanker",
     "Exponential",
     "FastAP",
     "HardestTriplet",

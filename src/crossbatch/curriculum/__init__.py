@@ -1,0 +1,5 @@
+"""The curriculum: which images of a noisy collection to believe, and in which order."""
+
+from crossbatch.curriculum.ranker import DensityRanker
+
+__all__ = ["DensityRanker"]
