@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from crossbatch.errors import CrossbatchError, expected
 
+_PIECE = 2**16  # paths that are Python texts at a time
+
 
 class Presence(NamedTuple):
     """What stands on the disk.
@@ -37,12 +39,13 @@ def look(root: Path, paths: pa.ChunkedArray) -> Presence:
     Raises:
         CrossbatchError: A folder cannot be listed.
 
-    Cost: a listing per folder, O(N log N) to sort, a copy of the paths and 12 N bytes.
+    Cost: a listing per folder, O(N log N) to sort, 12 N bytes, and where the paths are in several
+    chunks a copy of them.
     """
     folders: dict[str, int] = {}
     codes = array("i")
-    for chunk in paths.chunks:
-        for path in chunk.to_pylist():
+    for start in range(0, len(paths), _PIECE):
+        for path in paths.slice(start, _PIECE).to_pylist():
             codes.append(folders.setdefault(path.rpartition("/")[0], len(folders)))
     which = np.frombuffer(codes, np.int32) if len(codes) else np.zeros(0, np.int32)
     order = np.argsort(which, kind="stable")
@@ -50,7 +53,7 @@ def look(root: Path, paths: pa.ChunkedArray) -> Presence:
     missing = np.zeros(len(paths), bool)
     links: list[tuple[str, str]] = []
     home = os.path.realpath(root)
-    flat, start = paths.cast(pa.large_string()).combine_chunks(), 0
+    flat, start = _one_chunk(paths), 0
     for folder, end in zip(folders, ends.tolist(), strict=True):
         rows = order[start:end]
         names = [path.rpartition("/")[2] for path in _take(flat, rows)]
@@ -59,6 +62,12 @@ def look(root: Path, paths: pa.ChunkedArray) -> Presence:
         links += _outside(root / folder, folder, home, linked & set(names))
         start = end
     return Presence(missing, links)
+
+
+def _one_chunk(paths: pa.ChunkedArray) -> pa.Array:
+    if paths.num_chunks == 1:
+        return paths.chunk(0)
+    return paths.cast(pa.large_string()).combine_chunks()  # together they may pass 2 GiB
 
 
 def _take(paths: pa.Array, rows: np.ndarray) -> list[str]:

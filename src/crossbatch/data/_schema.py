@@ -1,8 +1,8 @@
 """The columns of a manifest: what each may hold, and what stands where nothing was said."""
 
-from collections import Counter
-
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crossbatch.errors import FormatError, expected, nearest
 
@@ -38,7 +38,8 @@ def conform(table: pa.Table) -> pa.Table:
         raise _missing("label", table)
     if "path" not in columns and "image" not in columns:
         raise _missing("path", table)
-    columns["label"] = columns["label"].fill_null("")
+    if columns["label"].null_count:  # else it would be a copy
+        columns["label"] = columns["label"].fill_null("")
     columns["id"] = _ids(columns.get("id"), table.num_rows)
     columns["path"] = columns.get(
         "path", pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
@@ -121,7 +122,7 @@ def _image(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _ids(column: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
     if column is None:
-        return pa.chunked_array([pa.array(range(rows), pa.int64())])
+        return pa.chunked_array([pa.array(np.arange(rows))])
     if column.null_count:
         raise FormatError(
             expected(
@@ -130,8 +131,10 @@ def _ids(column: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
                 "Fill the column, or leave it out and rows are numbered.",
             )
         )
-    if len(column.unique()) != rows:
-        twice = [i for i, count in Counter(column.to_pylist()).most_common(3) if count > 1]
+    ordered = np.sort(column.to_numpy())
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if len(again):
+        twice = again[:3].tolist()
         raise FormatError(
             expected(
                 "every `id` once",
@@ -144,15 +147,16 @@ def _ids(column: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
 
 def _splits(column: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
     if column is None:
-        return pa.chunked_array([pa.array(["train"] * rows, pa.string())])
+        return pa.chunked_array([pa.repeat("train", rows)])
     _check_words("split", column, SPLITS)
-    return column.fill_null("train")
+    return column.fill_null("train") if column.null_count else column
 
 
 def _roles(column: pa.ChunkedArray | None, splits: pa.ChunkedArray) -> pa.ChunkedArray:
     if column is None:
-        words = ["train" if split == "train" else None for split in splits.to_pylist()]
-        return pa.chunked_array([pa.array(words, pa.string())])
+        train, nothing = pa.scalar("train"), pa.scalar(None, pa.string())
+        trained_on = pc.call_function("equal", [splits, train])
+        return pc.call_function("if_else", [trained_on, train, nothing])
     _check_words("role", column, ROLES)
     return column
 

@@ -28,7 +28,8 @@ def hold_out(manifest: Manifest, *, split: str, fraction: float, seed: int) -> M
     classes = manifest.select(training).classes
     count = min(max(round(fraction * len(classes)), 1), len(classes) - 1)
     chosen = np.random.default_rng(seed).permutation(len(classes))[:count]
-    moved = training & np.isin(manifest.labels.astype(str), [classes[i] for i in chosen])
+    place = {label: code for code, label in enumerate(manifest.classes)}
+    moved = training & np.isin(manifest.codes, [place[classes[i]] for i in chosen])
     splits, roles = manifest.column("split"), manifest.column("role")
     splits[moved], roles[moved] = split, None
     return manifest.with_column("split", splits).with_column("role", roles)

@@ -19,9 +19,11 @@ root, free notes. Parquet files without that key, written by other tools, are re
 
 import hashlib
 import json
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +37,7 @@ from crossbatch.errors import CrossbatchError, FormatError, expected, nearest
 
 FORMAT = 1
 _KEY = b"crossbatch"
+_PIECE = 2**16  # rows that are Python objects at a time
 _GROUP_BYTES = 2**28  # in a row group; readers of nested columns stop at 2 GiB
 
 
@@ -128,11 +131,15 @@ class Manifest:
         return codes[encoded.indices.to_numpy()]
 
     def column(self, name: str) -> np.ndarray:
-        """A column as an array; missing texts are None."""
+        """A column as an array; missing texts are None. Equal texts are one object, but paths."""
         if name not in self.table.column_names:
             remedy = nearest(name, self.table.column_names)
             raise CrossbatchError(expected("a column of the manifest", repr(name), remedy))
-        return self.table[name].to_numpy()
+        values = self.table[name]
+        if name == "path" or not pa.types.is_string(values.type):
+            return values.to_numpy()
+        words = values.combine_chunks().dictionary_encode(null_encoding="encode")
+        return words.dictionary.to_numpy(zero_copy_only=False)[words.indices.to_numpy()]
 
     def with_column(self, name: str, values: np.ndarray | Sequence[Any] | pa.Array) -> Self:
         """The manifest with a column added or replaced, one value a row; NaN is nothing."""
@@ -201,21 +208,36 @@ class Manifest:
         content = hashlib.sha256(self.image_digest().encode())
         for name in self.table.column_names:
             if name not in ("id", "path", "image"):
-                values = self.table[name].to_pylist()
-                content.update(json.dumps([name, values], default=str).encode())
+                content.update(f"[{json.dumps(name)}, [".encode())
+                between = ""
+                for values in _pieces(self.table[name]):
+                    text = json.dumps(values, default=str)[1:-1]
+                    content.update((between + text).encode())
+                    between = ", "
+                content.update(b"]]")
         return content.hexdigest()
 
     def image_digest(self) -> str:
-        """A hash of ids and images alone, as in `digest`: what a cache of features depends on."""
+        """A hash of ids and images alone, as in `digest`: what a cache of features depends on.
+
+        Cost: one question to the disk per file, every embedded byte.
+        """
         content = hashlib.sha256()
-        for row, (i, path) in enumerate(zip(self.ids, self.column("path"), strict=True)):
-            file = self.path(row)
-            if file is None:
+        embedded = self._embedded_rows()
+        paths = chain.from_iterable(_pieces(self.table["path"]))
+        for row, (i, path) in enumerate(zip(self.ids.tolist(), paths, strict=True)):
+            if embedded is not None and embedded[row]:
                 data = hashlib.sha256(self.image_bytes(row)).hexdigest()
             else:
-                data = file.stat().st_size if file.is_file() else None
-            content.update(json.dumps([int(i), path, data]).encode())
+                data = _size(self.root / path)
+            content.update(json.dumps([i, path, data]).encode())
         return content.hexdigest()
+
+    def _embedded_rows(self) -> np.ndarray | None:
+        """Which rows hold an image's bytes; None for none."""
+        if "image" not in self.table.column_names:
+            return None
+        return self.table["image"].flatten()[0].is_valid().to_numpy()
 
     def _image(self, row: int) -> dict[str, Any] | None:
         """The embedded image without its bytes, or None."""
@@ -229,6 +251,21 @@ class Manifest:
     def _embedded(self, row: int) -> dict[str, Any]:
         image = self._image(row) or {"path": Path(self.name(row)).name}
         return {"bytes": self.image_bytes(row), **image}
+
+
+def _pieces(column: pa.ChunkedArray) -> Iterator[list[Any]]:
+    """The values of a column, some at a time."""
+    for start in range(0, len(column), _PIECE):
+        yield column.slice(start, _PIECE).to_pylist()
+
+
+def _size(path: Path) -> int | None:
+    """Of a file, in bytes; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # a name with a zero byte
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _write(table: pa.Table, path: Path, metadata: str) -> None:
