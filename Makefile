@@ -16,7 +16,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(PIP) -e ".[train,study]"
+	$(PIP) -e ".[train,study,hub,export,search]"
 	@touch $@
 
 $(VENV)/%: $(VENV)/base

@@ -54,6 +54,7 @@ _PUBLIC = {
     "CrossBatchMemory": "crossbatch.memory",
     "CrossBatchNormalisation": "crossbatch.memory",
     "CrossbatchError": "crossbatch.errors",
+    "Encoder": "crossbatch.models",
     "HardestTriplet": "crossbatch.weighting",
     "AgeLimit": "crossbatch.memory",
     "MomentumKeys": "crossbatch.memory",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
         ShardedMemory,
         younger,
     )
+    from crossbatch.models import Encoder
     from crossbatch.references import Batch, References, Tile
     from crossbatch.weighting import (
         NCA,
@@ -157,6 +159,7 @@ __all__ = [
     "CrossbatchError",
     "DecoupledContrastive",
     "DensityRanker",
+    "Encoder",
     "Exponential",
     "FastAP",
     "HardestTriplet",

@@ -63,3 +63,16 @@ def check_between(value: float, low: float, high: float, *, name: str, where: st
         raise CrossbatchError(
             expected(f"`{name}` of {where} in [{low}, {high}]", value, "Choose a value inside.")
         )
+
+
+def check_device(name: torch.device | str) -> torch.device:
+    """The device of that name, or raise if it is not there."""
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        remedy = "Use `cpu`, or `cuda` on a machine that has one."
+        raise CrossbatchError(
+            expected("a device that is there", repr(str(name)), remedy)
+        ) from error
+    return place

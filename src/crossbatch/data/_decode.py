@@ -38,9 +38,18 @@ def decode(source: Path | bytes, *, shortest: int | None = None) -> Image.Image:
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
         if shortest is not None:
             image.draft(None, (shortest, shortest))  # pyright: ignore[reportArgumentType]
-        image.load()
-        turn = _UPRIGHT.get(_orientation(image) or 0)
-        picture = _rgb(image)
+        return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An opened image, upright and in RGB.
+
+    Raises:
+        OSError: It is not a whole image, or its pixels have no known range.
+    """
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image) or 0)
+    picture = _rgb(image)
     return picture if turn is None else picture.transpose(turn)
 
 

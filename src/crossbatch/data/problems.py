@@ -90,7 +90,12 @@ class Validation:
 
     def write_problems(self, path: Path) -> None:
         """Write the problems as CSV: kind, whether the row is left out, path, reason."""
-        write_beside(path, lambda part: _write(part, self.problems))
+        write_problems(path, self.problems)
+
+
+def write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    """Write problems as CSV: kind, whether the row is left out, path, reason."""
+    write_beside(path, lambda part: _write(part, problems))
 
 
 def _write(path: Path, problems: Sequence[Problem]) -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from crossbatch._check import check_device
 from crossbatch._shapes import Float
 from crossbatch.data import ImageDataset, Manifest
-from crossbatch.data.transforms import Pipeline, eval_transform
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.features import FeatureTable
 from crossbatch.models import Encoder
+from crossbatch.models.encoding import plain_transform
 
 Watch = Callable[[Iterable[Tensor]], Iterable[Tensor]]
 """Passes batches on and may show how far they are."""
@@ -48,7 +49,7 @@ def embed_manifest(
         CrossbatchError: An image cannot be read, the table lacks an image, the device is not
             there, or an embedding is not finite (the message names ids).
     """
-    place = _device(device)
+    place = check_device(device)
     if features is None:
         images = ImageDataset(manifest, plain_transform(encoder))
         batches: Iterable[Tensor] = DataLoader(images, batch_size=batch_size, num_workers=workers)
@@ -67,28 +68,10 @@ def embed_manifest(
     return embeddings
 
 
-def plain_transform(encoder: Encoder) -> Pipeline:
-    """How the encoder sees an image outside of training: resized, the centre cut out."""
-    config = encoder.config
-    return eval_transform(config.image_size, encoder.mean, encoder.std, crop=config.crop)
-
-
 def _rows(table: FeatureTable, manifest: Manifest, size: int) -> Iterator[Tensor]:
     places = table.rows(manifest.ids)
     for start in range(0, len(places), size):
         yield torch.from_numpy(np.asarray(table.array[places[start : start + size]]))
-
-
-def _device(name: torch.device | str) -> torch.device:
-    try:
-        place = torch.device(name)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        remedy = "Use `cpu`, or `cuda` on a machine that has one."
-        raise CrossbatchError(
-            expected("a device that is there", repr(str(name)), remedy)
-        ) from error
-    return place
 
 
 def _check_finite(embeddings: Tensor, manifest: Manifest) -> None:

@@ -11,16 +11,18 @@ _PUBLIC = {
     "EncoderConfig": "crossbatch.models.config",
     "GeM": "crossbatch.models.pooling",
     "Head": "crossbatch.models.head",
+    "ModelCard": "crossbatch.models.card",
     "Standardise": "crossbatch.models.head",
 }
 
 if TYPE_CHECKING:
+    from crossbatch.models.card import ModelCard
     from crossbatch.models.config import EncoderConfig
     from crossbatch.models.encoder import Encoder
     from crossbatch.models.head import Head, Standardise
     from crossbatch.models.pooling import GeM
 
-__all__ = ["Encoder", "EncoderConfig", "GeM", "Head", "Standardise"]
+__all__ = ["Encoder", "EncoderConfig", "GeM", "Head", "ModelCard", "Standardise"]
 
 
 def __getattr__(name: str) -> Any:

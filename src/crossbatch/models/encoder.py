@@ -8,23 +8,32 @@ that were extracted once.
 
 import difflib
 import hashlib
-from dataclasses import replace
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crossbatch._files import recover_folder, replace_folder
+from crossbatch._files import recover_folder, replace_folder, write_beside
 from crossbatch._shapes import Float
 from crossbatch._torchvision import import_torchvision
 from crossbatch.errors import CrossbatchError, FormatError, expected
+from crossbatch.models.card import ModelCard
 from crossbatch.models.config import EncoderConfig
+from crossbatch.models.encoding import Embedded, Picture, embed_pictures
+from crossbatch.models.encoding import name as picture_name
 from crossbatch.models.head import Head
+from crossbatch.models.hub import find_encoder, upload
 from crossbatch.models.pooling import make_pooling
 from crossbatch.models.weights import differences, load_weights, pretrained_trunk, some
 
@@ -33,6 +42,7 @@ import_torchvision()
 import timm  # noqa: E402
 
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
+_NOT_SEEN = ("weights", "dropout", "frozen_norm")  # settings of training alone
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -100,13 +110,61 @@ class Encoder(nn.Module):
 
         Costs one pass over the trunk's weights.
         """
-        content = hashlib.sha256(f"{self.config.trunk} {self.config.pooling}".encode())
-        for part in (self.trunk, self.pool):
-            for name, tensor in part.state_dict().items():
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                content.update(flat.view(torch.uint8).numpy().tobytes())
-        return content.hexdigest()
+        about = f"{self.config.trunk} {self.config.pooling}"
+        return _digest(about, self.trunk.state_dict(), self.pool.state_dict())
+
+    def digest(self) -> str:
+        """A hash of all that an embedding depends on beside the image: whose embedding it is.
+
+        Costs one pass over the weights.
+        """
+        config = asdict(self.config)
+        seen = {name: config[name] for name in config if name not in _NOT_SEEN}
+        return _digest(json.dumps(seen, sort_keys=True), self.state_dict())
+
+    def encode(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        as_tensor: bool = False,
+        skip_bad: bool = False,
+        workers: int = 2,
+    ) -> np.ndarray | Tensor:
+        """Embed pictures, seen as in evaluation, in the order given.
+
+        Args:
+            images: Paths, bytes of files, pictures of Pillow's, or tensors (3, H, W) of uint8 or
+                of floats in [0, 1]; several, or one.
+            batch_size: Pictures at a time.
+            progress: Show a bar on standard error (needs rich).
+            as_tensor: Return a tensor instead of an array.
+            skip_bad: A picture that cannot be read becomes a row of NaN instead of an error.
+            workers: Threads that decode.
+
+        Returns:
+            Embeddings of unit norm, float32, on the CPU: (N, D), or (D,) for a lone picture.
+
+        Raises:
+            CrossbatchError: A picture cannot be read (the message names it).
+        """
+        lone = isinstance(images, str | Path | bytes | Image.Image)
+        lone = lone or (isinstance(images, Tensor) and images.ndim == 3)
+        pictures: list[Any] = [images] if lone else list(cast("Iterable[Picture]", images))
+        found = torch.full((len(pictures), self.config.dim), torch.nan)
+        batches = embed_pictures(self, pictures, batch_size=batch_size, workers=workers)
+        if progress:
+            batches = _shown(batches, -(-len(pictures) // batch_size))
+        for batch in batches:
+            if batch.faults and not skip_bad:
+                place, reason = batch.faults[0]
+                got = f"{picture_name(pictures[place], place)}: {reason}"
+                remedy = "Mend or leave it out, or let `skip_bad=True` make a row of NaN of it."
+                raise CrossbatchError(expected("pictures that can be read", got, remedy))
+            found[batch.places] = batch.embeddings
+        result = found[0] if lone else found
+        return result if as_tensor else result.numpy()
 
     def save(self, folder: Path | str) -> None:
         """Write ``config.json`` and ``model.safetensors``: the whole folder, or nothing.
@@ -114,11 +172,7 @@ class Encoder(nn.Module):
         Raises:
             CrossbatchError: The folder could not be written; what stood there still stands.
         """
-        # A copy each: safetensors refuses tensors that share memory.
-        tensors = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in self.state_dict().items()
-        }
+        tensors = self._copies()
 
         def write(part: Path) -> None:
             self.config.write(part / _CONFIG)
@@ -141,6 +195,89 @@ class Encoder(nn.Module):
         encoder.config = config
         encoder.load_state_dict(_tensors(folder / _TENSORS, encoder.state_dict()))
         return encoder
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str, *, revision: str | None = None) -> Self:
+        """Read an encoder from a folder, from a run, or from the Hugging Face Hub; on the CPU.
+
+        Args:
+            source: What `save` or `save_pretrained` wrote, a run folder, or a name on the Hub
+                (``owner/model``) where no such folder is.
+            revision: Of the Hub: a branch, tag or commit.
+
+        Raises:
+            FormatError: There is no encoder, or none that this version reads.
+        """
+        return cls.load(find_encoder(source, revision=revision))
+
+    def save_pretrained(self, folder: Path | str, *, card: ModelCard | None = None) -> None:
+        """Write ``model.safetensors``, ``README.md`` and ``config.json``; leave other files be.
+
+        Args:
+            folder: Made where there is none. Each file is whole or the old one.
+            card: What the README says [default: the config, and that nothing was measured].
+
+        Raises:
+            CrossbatchError: A file could not be written.
+        """
+        folder = Path(folder)
+        config = replace(self.config, weights=Path(self.config.weights).name)  # no one's folders
+        text = (card or ModelCard(folder.resolve().name)).text(config)
+        content = to_bytes(self._copies())
+        write_beside(folder / _TENSORS, lambda part: part.write_bytes(content))
+        write_beside(folder / "README.md", lambda part: part.write_text(text, encoding="utf-8"))
+        write_beside(folder / _CONFIG, config.write)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        card: ModelCard | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Put what `save_pretrained` writes on the Hugging Face Hub, as one commit.
+
+        Args:
+            repo: ``owner/model``; made where there is none.
+            card: As for `save_pretrained`.
+            private: Whether a new repository is private.
+            token: [default: that of `huggingface_hub`'s login].
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CrossbatchError: The Hub refused, or could not be reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=card or ModelCard(repo))
+            return upload(Path(folder), repo, private=private, token=token)
+
+    def _copies(self) -> dict[str, Tensor]:
+        """A copy of each tensor: safetensors refuses tensors that share memory."""
+        return {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.state_dict().items()
+        }
+
+
+def _digest(about: str, *parts: Mapping[str, Tensor]) -> str:
+    content = hashlib.sha256(about.encode())
+    for part in parts:
+        for name, tensor in part.items():
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            content.update(flat.view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def _shown(batches: Iterable[Embedded], total: int) -> Iterator[Embedded]:
+    from rich.console import Console  # only where a bar is asked for
+    from rich.progress import track
+
+    shown = track(batches, "Embedding", total, console=Console(stderr=True), transient=True)
+    yield from shown
 
 
 def _tensors(path: Path, ours: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from crossbatch.data import ImageDataset, Manifest, PKSampler, item_keys
 from crossbatch.data.transforms import train_transform
-from crossbatch.evaluation.embed import plain_transform
 from crossbatch.features import FeatureTable, extract
 from crossbatch.models import Encoder
+from crossbatch.models.encoding import plain_transform
 from crossbatch.training.config import TrainConfig
 
 EMBED_ROWS = 64  # inputs at a time outside of training; more thrash the allocator of a CPU

@@ -4,7 +4,7 @@ from crossbatch.data.importers.cars import from_cars
 from crossbatch.data.importers.clothing1m import from_clothing1m
 from crossbatch.data.importers.csv import from_csv
 from crossbatch.data.importers.cub import from_cub
-from crossbatch.data.importers.folder import from_folder
+from crossbatch.data.importers.folder import from_folder, from_pictures, from_source
 from crossbatch.data.importers.food101 import from_food101
 from crossbatch.data.importers.huggingface import from_huggingface
 from crossbatch.data.importers.imagenet import from_imagenet
@@ -25,7 +25,9 @@ __all__ = [
     "from_imagenet",
     "from_in_shop",
     "from_inaturalist",
+    "from_pictures",
     "from_sop",
+    "from_source",
     "from_vehicle_id",
     "from_webvision",
 ]

@@ -68,6 +68,47 @@ def from_folder(root: Path) -> Imported:
     return Imported(Manifest(table, root.absolute()), tuple(problems))
 
 
+def from_pictures(root: Path) -> Imported:
+    """List the images of any folder, in class folders or not; none is opened.
+
+    Args:
+        root: The folder. An image's label is the first folder on its way, empty where it lies in
+            the root itself.
+
+    Returns:
+        A manifest with paths relative to ``root``, which may have no rows, and the files whose
+        names cannot be kept. Files without an image's suffix are passed over.
+
+    Raises:
+        CrossbatchError: There is no such folder.
+    """
+    if not root.is_dir():
+        got = "a file" if root.exists() else "nothing"
+        remedy = "Give a folder of images, or a manifest."
+        raise CrossbatchError(expected(f"a folder at {root}", got, remedy))
+    paths = sorted(file.relative_to(root).as_posix() for file in _walk(root) if _is_image(file))
+    good = [path for path in paths if _text(path) == path]
+    wrong = [Problem(Kind.BAD_NAME, _text(p), "rename it") for p in paths if _text(p) != p]
+    labels = [path.partition("/")[0] if "/" in path else "" for path in good]
+    table = pa.table({"path": pa.array(good, pa.string()), "label": pa.array(labels, pa.string())})
+    return Imported(Manifest(table, root.absolute()), tuple(wrong))
+
+
+def from_source(path: Path) -> Imported:
+    """The images of a folder (:func:`from_pictures`) or of a manifest, whichever stands there.
+
+    Raises:
+        CrossbatchError: There is neither, or it lists no image.
+    """
+    if not path.is_dir():
+        return Imported(Manifest.read(path), ())
+    found = from_pictures(path)
+    if not len(found.manifest):
+        remedy = f"Files count that end in {', '.join(sorted(SUFFIXES))}."
+        raise CrossbatchError(expected(f"at least one image in {path}", "none", remedy))
+    return found
+
+
 def _parts(root: Path) -> list[tuple[str, Path]]:
     """The folders that hold class folders, each with its split."""
     tops = _folders(root)
