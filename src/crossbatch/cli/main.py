@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "train an encoder, with or without a memory; resume a run",
     "evaluate": "measure retrieval on held-out classes",
     "report": "one page for a run, or for runs beside each other",
+    "embed": "embeddings of a folder or a manifest as Parquet or NumPy",
+    "export": "a model for others: a folder with its card, the Hub, ONNX",
     "study": "why a weighting does what it does: weights",
 }
 

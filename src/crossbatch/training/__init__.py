@@ -1,5 +1,6 @@
 """Training: a typed config, a generator of steps, a run folder that can always be resumed."""
 
+from crossbatch.training.card import model_card
 from crossbatch.training.code import known_weightings, parse_weighting
 from crossbatch.training.config import (
     MemoryConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "ValidationConfig",
     "known_weightings",
     "load_split",
+    "model_card",
     "parse_weighting",
     "read_config",
     "resume",
