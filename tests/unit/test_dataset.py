@@ -171,7 +171,7 @@ def test_evaluation_may_see_the_whole_square():
     pixels = smooth(64, 64)
     whole = transforms.eval_transform(64, (0, 0, 0), (1, 1, 1), crop=1)(Image.fromarray(pixels))
     assert (whole.permute(1, 2, 0) * 255).round().byte().equal(torch.from_numpy(pixels))
-    assert transforms.eval_transform(60, MEAN, STD, crop=0.5).shortest == 120
+    assert transforms.eval_transform(60, MEAN, STD, crop=0.5).side == 120
 
 
 @pytest.mark.parametrize("crop", [0, 1.5])

@@ -6,13 +6,18 @@ decoded at 1/2, 1/4 or 1/8 of their size where that is enough (Pillow's draft mo
 fraction of the time.
 """
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 _ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_DRAFTED = ("JPEG", "MPO")
+_SCALES = (8, 4, 2)  # of JPEG's 8 × 8 cosines only 1, 2 or 4 in each direction are transformed
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,6 +27,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class Part(NamedTuple):
+    """A rectangle of pixels: columns left ≤ x < right, rows top ≤ y < bottom."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 def decode(source: Path | bytes, *, shortest: int | None = None) -> Image.Image:
@@ -51,6 +65,62 @@ def as_rgb(image: Image.Image) -> Image.Image:
     turn = _UPRIGHT.get(_orientation(image) or 0)
     picture = _rgb(image)
     return picture if turn is None else picture.transpose(turn)
+
+
+def decode_part(
+    source: Path | bytes, choose: Callable[[int, int], Part], *, side: int
+) -> Image.Image:
+    """Decode a part that is chosen when the size is known, at the smallest scale that is enough.
+
+    Args:
+        source: The path of a file, or its content.
+        choose: Given width and height of the upright picture, a part of it, not empty.
+        side: What the part will be resized to, as a square, in pixels.
+
+    Returns:
+        The part, pixel by pixel; or, where the file is a JPEG and the part has 2, 4 or 8 times
+        ``side`` pixels in both directions, the part resized (bicubic) to that square from a
+        picture decoded at 1/2, 1/4 or 1/8.
+
+    Raises:
+        OSError: As `decode`.
+    """
+    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if image.format not in _DRAFTED:
+            image.load()  # first: what else breaks on a truncated file is passed over
+        orientation = _orientation(image) or 0
+        width, height = image.size
+        upright = choose(*((height, width) if orientation in _SIDEWAYS else (width, height)))
+        part = _stored(upright, orientation, width, height)
+        shorter = min(part.right - part.left, part.bottom - part.top)
+        scale = next((s for s in _SCALES if shorter >= s * side), 1)
+        if scale > 1 and image.draft(None, (width // scale, height // scale)):
+            picture = _resized(image, part, scale, side)
+        else:
+            picture = _rgb(image.crop(part))
+    turn = _UPRIGHT.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _stored(part: Part, orientation: int, width: int, height: int) -> Part:
+    """Where a part of the upright picture lies in the file's, of the given size."""
+    left, top, right, bottom = part
+    if orientation in _SIDEWAYS:
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in (2, 3, 7, 8):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = height - bottom, height - top
+    return Part(left, top, right, bottom)
+
+
+def _resized(image: Image.Image, part: Part, scale: int, side: int) -> Image.Image:
+    """A part, given in pixels of the full size, of a picture decoded at 1/scale."""
+    left, top, right, bottom = part
+    outer = (left // scale, top // scale, -(-right // scale), -(-bottom // scale))
+    x, y = outer[:2]
+    box = (left / scale - x, top / scale - y, right / scale - x, bottom / scale - y)
+    return _rgb(image.crop(outer)).resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -7,13 +7,12 @@ depend on the number of workers, their order, or how often training was interrup
 from collections.abc import Iterable
 
 import numpy as np
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossbatch.data._decode import decode
 from crossbatch.data.manifest import Manifest
-from crossbatch.data.transforms import Seeded, Transform
+from crossbatch.data.transforms import Pipeline, Transform, seeded
 from crossbatch.errors import CrossbatchError, expected
 
 
@@ -38,13 +37,14 @@ class ImageDataset(Dataset[Tensor]):
 
     Args:
         manifest: The images, as files or embedded.
-        transform: Makes a tensor of an RGB picture. If it has an attribute `shortest`, JPEG files
-            are decoded no larger than needed for a shorter side of that many pixels.
+        transform: Makes a tensor of an RGB picture. One of ours chooses its crop before the file
+            is decoded; if another has an attribute `shortest`, JPEG files are decoded no larger
+            than needed for a shorter side of that many pixels.
     """
 
     def __init__(self, manifest: Manifest, transform: Transform) -> None:
         self.manifest = manifest
-        self.transform = Seeded(transform)
+        self.transform = transform
         self._shortest: int | None = getattr(transform, "shortest", None)
 
     def __len__(self) -> int:
@@ -57,12 +57,15 @@ class ImageDataset(Dataset[Tensor]):
             CrossbatchError: The file is missing or is not a whole image.
         """
         row, seed = key if isinstance(key, tuple) else (key, key)
-        return self.transform(self._picture(int(row)), int(seed))
+        with seeded(int(seed)):
+            return self._read(int(row))
 
-    def _picture(self, row: int) -> Image:
+    def _read(self, row: int) -> Tensor:
         source = self.manifest.path(row) or self.manifest.image_bytes(row)
         try:
-            return decode(source, shortest=self._shortest)
+            if isinstance(self.transform, Pipeline):
+                return self.transform.read(source)
+            picture = decode(source, shortest=self._shortest)
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
             raise CrossbatchError(
                 expected(
@@ -72,3 +75,4 @@ class ImageDataset(Dataset[Tensor]):
                     "unreadable images out and lists them.",
                 )
             ) from error
+        return self.transform(picture)

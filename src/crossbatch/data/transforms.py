@@ -1,26 +1,31 @@
 """Pictures to tensors: random crops for training, the centre for everything else.
 
-Both resize the picture itself (antialiased), then scale to [0, 1] and standardise with the mean
-and deviation that the trunk was trained with. `shortest` says how large a picture a transform can
-make use of, so that a JPEG need not be decoded larger than that.
+The part of the picture is chosen first, from its size alone, and only then is the picture decoded:
+a JPEG at the smallest of its scales 1/s, s ∈ {1, 2, 4, 8}, at which the part still has the pixels
+that are asked for. The part is resized (bicubic, antialiased) as bytes, mirrored, and standardised
+with the mean μ and the deviation σ that the trunk was trained with: (p/255 − μ)/σ.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from crossbatch._shapes import Float
-from crossbatch._torchvision import import_torchvision
+from crossbatch.data._decode import Part, decode_part
 from crossbatch.errors import CrossbatchError, expected
 
-import_torchvision()
-
-from torchvision.transforms import InterpolationMode, v2  # noqa: E402
+_ATTEMPTS = 10  # at a crop of drawn area and ratio that fits into the picture
+_RATIO = (3 / 4, 4 / 3)  # of width to height
 
 
 class Transform(Protocol):
@@ -31,21 +36,79 @@ class Transform(Protocol):
         ...
 
 
+class Choice(NamedTuple):
+    """What is seen of a picture: a part of it, in its upright pixels, perhaps mirrored."""
+
+    part: Part
+    mirrored: bool = False
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """A transform that knows how large a picture it can use.
+    """A transform that chooses before it decodes.
 
     Attributes:
-        pipeline: What is done, in torchvision's words.
-        shortest: The shorter side, in pixels, beyond which more resolution is wasted.
+        choose: What to see of a picture of a width and a height; its randomness is torch's.
+        side: What the part is resized to, a square of so many pixels.
+        size: What is cut from the middle of that.
+        mean: μ of the three channels, in [0, 1].
+        std: σ of the three channels, positive.
     """
 
-    pipeline: Callable[[Image.Image], Tensor]
-    shortest: int
+    choose: Callable[[int, int], Choice]
+    side: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, image: Image.Image, /) -> Float[Tensor, "3 H W"]:
-        """The picture as a float32 tensor."""
-        return self.pipeline(image)
+        """A decoded RGB picture as a float32 tensor."""
+        part, mirrored = self.choose(*image.size)
+        return self._finish(np.array(image.crop(part)), mirrored)
+
+    def read(self, source: Path | bytes) -> Float[Tensor, "3 H W"]:
+        """An image file, given by its path or content, decoded no further than needed.
+
+        Raises:
+            OSError: As `decode`.
+        """
+        mirrored = False
+
+        def part(width: int, height: int) -> Part:
+            nonlocal mirrored
+            part, mirrored = self.choose(width, height)
+            return part
+
+        return self._finish(np.array(decode_part(source, part, side=self.side)), mirrored)
+
+    def see(self, pixels: np.ndarray) -> Float[Tensor, "3 H W"]:
+        """Decoded pixels, ``(height, width, 3)`` uint8, of which only the part is touched."""
+        height, width, _ = pixels.shape
+        (left, top, right, bottom), mirrored = self.choose(width, height)
+        return self._finish(np.array(pixels[top:bottom, left:right]), mirrored)
+
+    def _finish(self, pixels: np.ndarray, mirrored: bool) -> Float[Tensor, "3 H W"]:
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        side, rest = (self.side, self.side), (self.side - self.size) // 2
+        small = F.interpolate(planes, side, mode="bicubic", antialias=True)[0]
+        seen = small[:, rest : rest + self.size, rest : rest + self.size]
+        upright = seen.flip(2) if mirrored else seen.contiguous()
+        mean, scale = self._moments
+        return upright.float().sub_(mean).mul_(scale)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """255 μ and 1/(255 σ)."""
+        mean, std = (torch.tensor(m)[:, None, None] * 255 for m in (self.mean, self.std))
+        return mean, 1 / std
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch draws as after ``torch.manual_seed(seed)``; afterwards as if nothing was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)
@@ -56,8 +119,7 @@ class Seeded:
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         """The picture as the transform makes it after ``torch.manual_seed(seed)``."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             return self.transform(image)
 
 
@@ -86,12 +148,7 @@ def train_transform(
     if not 0 < scale[0] <= scale[1] <= 1:
         remedy = "Use (0.2, 1.0)."
         raise CrossbatchError(expected("`scale` with 0 < least ≤ largest ≤ 1", scale, remedy))
-    steps = [
-        v2.RandomResizedCrop(size, scale=scale, interpolation=InterpolationMode.BICUBIC),
-        v2.RandomHorizontalFlip(),
-        *_to_tensor(mean, std),
-    ]
-    return Pipeline(v2.Compose(steps), math.ceil(size / math.sqrt(scale[0])))
+    return Pipeline(partial(_random, scale=scale), size, size, tuple(mean), tuple(std))
 
 
 def eval_transform(
@@ -115,28 +172,37 @@ def eval_transform(
     if not 0 < crop <= 1:
         raise CrossbatchError(expected("`crop` in (0, 1]", crop, "1 keeps the whole side."))
     side = round(size / crop)
-    steps = [
-        _centre_square,
-        v2.Resize((side, side), interpolation=InterpolationMode.BICUBIC),
-        v2.CenterCrop(size),
-        *_to_tensor(mean, std),
-    ]
-    return Pipeline(v2.Compose(steps), side)
+    return Pipeline(_centre, side, size, tuple(mean), tuple(std))
 
 
-def _centre_square(image: Image.Image) -> Image.Image:
-    """What the centre crop can see. A very long picture is cut before it is enlarged."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def _centre(width: int, height: int) -> Choice:
+    """The largest square in the middle: what the centre crop can see."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return Choice(Part(left, top, left + side, top + side))
 
 
-def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list[Callable[..., Tensor]]:
-    return [
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(mean), list(std)),
-    ]
+def _random(width: int, height: int, *, scale: tuple[float, float]) -> Choice:
+    return Choice(_random_part(width, height, scale), torch.rand(1).item() < 0.5)
+
+
+def _random_part(width: int, height: int, scale: tuple[float, float]) -> Part:
+    """Share of the area uniform, ratio log-uniform, place uniform (Szegedy et al. 2015).
+
+    If none fits in ten attempts, the middle, with the nearest ratio that is allowed.
+    """
+    for _ in range(_ATTEMPTS):
+        area = width * height * torch.empty(1).uniform_(*scale).item()
+        ratio = math.exp(torch.empty(1).uniform_(*map(math.log, _RATIO)).item())
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(0, height - h + 1, (1,)))
+            left = int(torch.randint(0, width - w + 1, (1,)))
+            return Part(left, top, left + w, top + h)
+    w = min(width, round(height * _RATIO[1]))
+    h = min(height, round(width / _RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return Part(left, top, left + w, top + h)
 
 
 def _check(size: int, mean: Sequence[float], std: Sequence[float]) -> None:
