@@ -210,8 +210,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "compat":
-        return importlib.import_module("crossbatch.compat")
+    if name in ("compat", "metrics"):
+        return importlib.import_module(f"crossbatch.{name}")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'crossbatch' has no attribute {name!r}")
