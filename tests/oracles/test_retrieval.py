@@ -1,5 +1,6 @@
 """Every metric against a double loop over exact rational similarities, and against hand counts."""
 
+import contextlib
 from fractions import Fraction
 from unittest import mock
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossbatch.evaluation import Gallery, evaluate, retrieval
+from crossbatch.evaluation import Gallery, Search, _near, evaluate, retrieval
 
 KS = (1, 2, 5)
 
@@ -20,22 +21,42 @@ def similarity(query, image):
     return Fraction(product * abs(product), sum(int(b) ** 2 for b in image))
 
 
-def naive(queries, gallery):
+DEPTHS = {
+    1: ["MRR"],
+    2: ["MRR", "R-precision", "MAP@R"],
+    3: ["MRR", "R-precision", "MAP@R", "mAP", "nDCG", "nDCG@3"],
+}
+
+
+def naive(queries, gallery, cameras=None):
     """Scores of each query by sorting, ties against it; None without a relevant image."""
     found = {}
     for query, label, own in queries:
-        others = [(similarity(query, g), name == label) for g, name, i in gallery if i != own]
+        others = [
+            (similarity(query, g), name == label)
+            for g, name, i in gallery
+            if i != own and not (name == label and seen_alike(cameras, i, own))
+        ]
         relevance = [right for _, right in sorted(others, key=lambda pair: (-pair[0], pair[1]))]
         total = sum(relevance)
         found[own] = None if total == 0 else naive_scores(relevance, total)
     return found
 
 
+def seen_alike(cameras, a, b):
+    return cameras is not None and cameras[a] is not None and cameras[a] == cameras[b]
+
+
 def naive_scores(relevance, total):
     precision = [sum(relevance[: n + 1]) / (n + 1) for n in range(len(relevance))]
     hits = [n for n, right in enumerate(relevance) if right]
+    gains = [right / np.log2(n + 2) for n, right in enumerate(relevance)]
+    ideal = [1 / np.log2(n + 2) for n in range(total)]
     return {
         **{f"R@{k}": float(any(relevance[:k])) for k in KS},
+        "MRR": 1 / (relevance.index(True) + 1),
+        "nDCG": sum(gains) / sum(ideal),
+        "nDCG@3": sum(gains[:3]) / sum(ideal[:3]),
         "R-precision": sum(relevance[:total]) / total,
         "MAP@R": sum(precision[n] for n in hits if n < total) / total,
         "mAP": sum(precision[n] for n in hits) / total,
@@ -46,6 +67,7 @@ def assert_equal(result, expected):
     skipped = [own for own, scores in expected.items() if scores is None]
     assert result.skipped.tolist() == skipped
     assert result.query_ids.tolist() == [own for own in expected if own not in skipped]
+    assert list(result.per_query)[: len(KS)] == [f"R@{k}" for k in KS]
     for name, values in result.per_query.items():
         wanted = [scores[name] for scores in expected.values() if scores]
         np.testing.assert_allclose(values, wanted, rtol=1e-12, err_msg=name)
@@ -62,39 +84,66 @@ def several_classes(side):
     return len({label for _, label in side}) > 1
 
 
-def small_tiles(width, entries, passes):
-    return mock.patch.multiple(retrieval, WIDTH=width, ENTRIES={"cpu": entries}, PASSES=passes)
+@contextlib.contextmanager
+def small_tiles(width, entries, passes, records, kept):
+    """Every limit so small that these few images have several tiles, parts and sorts."""
+    with (
+        mock.patch.multiple(retrieval, WIDTH=width, ENTRIES={"cpu": entries}, PASSES=passes),
+        mock.patch.multiple(retrieval, QUOTA=1 + width, KEPT=kept),
+        mock.patch.multiple(_near, ROWS=1 + passes % 3, WIDTH=width, RECORDS=records, SAMPLE=1),
+        mock.patch.object(_near, "GROUPS", 2),
+    ):
+        yield
 
 
-tiles = st.builds(small_tiles, st.integers(1, 5), st.integers(1, 20), st.sampled_from([0, 1, 48]))
+tiles = st.builds(
+    small_tiles,
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.sampled_from([0, 1, 48]),
+    st.sampled_from([0, 3, 1000]),
+    st.sampled_from([6, 40, 1000]),
+)
+depths = st.sampled_from([1, 2, 3])
+some_cameras = st.none() | st.lists(st.sampled_from(["x", "y", None]), min_size=14, max_size=14)
 
 
 @settings(max_examples=150, deadline=None)
-@given(images.filter(several_classes), tiles, st.integers(0, 4))
-def test_leave_one_out(side, tile, k):
+@given(images.filter(several_classes), tiles, st.integers(0, 4), depths, some_cameras)
+def test_leave_one_out(side, tile, k, depth, cameras):
     gallery = [(row, label, 7 * i + 3) for i, (row, label) in enumerate(side)]
-    expected = naive(gallery, gallery)
+    taken = cameras and {own: cameras[i] for i, (_, _, own) in enumerate(gallery)}
+    expected = naive(gallery, gallery, taken)
     matrix, labels, ids = (list(column) for column in zip(*gallery, strict=True))
     if not any(expected.values()):
         return
     with tile:
         result = evaluate(
-            torch.tensor(matrix).float() * 2.5, labels, ids=np.array(ids), ks=KS, neighbours=k
+            torch.tensor(matrix).float() * 2.5,
+            labels,
+            ids=np.array(ids),
+            ks=KS,
+            metrics=DEPTHS[depth],
+            neighbours=k,
+            search=Search(cameras=cameras and cameras[: len(side)]),
         )
+    assert list(result.per_query)[len(KS) :] == DEPTHS[depth]
     assert_equal(result, expected)
     assert result.protocol == "leave-one-out"
     assert result.gallery == len(gallery)
-    assert_neighbours(result, gallery, gallery, k)
+    assert_neighbours(result, gallery, gallery, k, taken)
 
 
 @settings(max_examples=150, deadline=None)
-@given(images, images.filter(several_classes), tiles, st.integers(0, 4), st.booleans())
-def test_query_gallery(asked, side, tile, k, copies):
+@given(images, images.filter(several_classes), tiles, depths, some_cameras, st.booleans())
+def test_query_gallery(asked, side, tile, depth, cameras, copies):
+    k = len(asked) % 4
     queries = [(row, label, i) for i, (row, label) in enumerate(asked)]
     gallery = [(row, label, 100 + i) for i, (row, label) in enumerate(side)]
     if copies:
         gallery[1] = queries[-1]
-    expected = naive(queries, gallery)
+    taken = cameras and {own: cameras[own % 13] for _, _, own in [*queries, *gallery]}
+    expected = naive(queries, gallery, taken)
     if not any(expected.values()) or len({label for _, label, _ in gallery}) < 2:
         return
     matrix, labels, ids = zip(*queries, strict=True)
@@ -108,18 +157,27 @@ def test_query_gallery(asked, side, tile, k, copies):
                 np.array(found[0], np.float16), [str(label) for label in found[1]], found[2]
             ),
             ks=KS,
+            metrics=DEPTHS[depth],
             neighbours=k,
+            search=Search(
+                cameras=taken and [taken[own] for own in ids],
+                gallery_cameras=taken and [taken[own] for own in found[2]],
+            ),
         )
     assert_equal(result, expected)
-    assert_neighbours(result, queries, gallery, k)
+    assert_neighbours(result, queries, gallery, k, taken)
 
 
-def assert_neighbours(result, queries, gallery, k):
+def assert_neighbours(result, queries, gallery, k, cameras):
     images = {own: np.array(row) / np.linalg.norm(row) for row, _, own in gallery}
+    label = {own: name for _, name, own in [*queries, *gallery]}
     asked = {own: np.array(row) / np.linalg.norm(row) for row, _, own in queries}
     assert result.neighbours.shape == (len(result.query_ids), min(k, len(gallery)))
     for i, own in enumerate(result.query_ids):
         cosines = {j: float(images[j] @ asked[own]) for j in images if j != own}
+        if cameras and cameras[own] is not None:
+            same = [j for j in cosines if label[j] == label[own] and cameras[j] == cameras[own]]
+            cosines = {j: cosine for j, cosine in cosines.items() if j not in same}
         nearest = sorted(cosines.values(), reverse=True)[:k]
         np.testing.assert_allclose(result.similarities[i][: len(nearest)], nearest, atol=1e-6)
         for j, value in zip(result.neighbours[i], result.similarities[i], strict=True):

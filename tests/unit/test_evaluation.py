@@ -12,6 +12,7 @@ from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError, FormatError
 from crossbatch.evaluation import (
     Gallery,
+    Search,
     describe,
     embed_manifest,
     evaluate,
@@ -83,7 +84,15 @@ def test_messages(arguments, message):
         ({"ids": [0, 1, 1, 2]}, r"ids that are unique in the queries. Got repeated: \[1\]"),
         ({"ids": [0, 1]}, r"4 integer ids.* Got shape \(2,\)"),
         ({"ids": np.zeros(4)}, r"4 integer ids.* of float64"),
-        ({"ks": ()}, r"Got ks=\(\)"),
+        ({"ks": (), "metrics": ()}, r"Got ks=\(\), metrics=\(\)"),
+        ({"metrics": ["MAP"]}, r"a metric by its name. Got 'MAP'. Did you mean `MAP@R`"),
+        ({"metrics": ["nDCG@0"]}, r"a metric by its name. Got 'nDCG@0'"),
+        ({"metrics": ["R@1"]}, r"different cutoffs and metrics. Got \['R@1'\]"),
+        ({"search": Search(cameras=[1, 2])}, r"4 cameras, one for each row .* Got 2"),
+        (
+            {"search": Search(cameras=[1] * 4), "gallery": Gallery(X[:3], LABELS[:3])},
+            r"3 cameras, one for each row of the gallery. Got none",
+        ),
         ({"ks": (1, 1)}, r"different cutoffs"),
         ({"ks": (0, 1)}, r"each at least 1"),
         ({"neighbours": -1}, r"neighbours=-1"),

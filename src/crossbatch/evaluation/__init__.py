@@ -12,6 +12,7 @@ _PUBLIC = {
     "Gallery": "crossbatch.evaluation.protocol",
     "Interval": "crossbatch.evaluation.significance",
     "RetrievalResult": "crossbatch.evaluation.protocol",
+    "Search": "crossbatch.evaluation.protocol",
     "describe": "crossbatch.evaluation.files",
     "embed_manifest": "crossbatch.evaluation.embed",
     "evaluate": "crossbatch.evaluation.protocol",
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         read_evaluation,
         write_evaluation,
     )
-    from crossbatch.evaluation.protocol import Gallery, RetrievalResult, evaluate
+    from crossbatch.evaluation.protocol import Gallery, RetrievalResult, Search, evaluate
     from crossbatch.evaluation.roles import evaluate_manifest
     from crossbatch.evaluation.significance import (
         Comparison,
@@ -45,6 +46,7 @@ __all__ = [
     "Gallery",
     "Interval",
     "RetrievalResult",
+    "Search",
     "describe",
     "embed_manifest",
     "evaluate",

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from crossbatch._check import check_embeddings
 from crossbatch.errors import CrossbatchError, expected
+from crossbatch.evaluation._labelled import Cameras as CameraCodes
 from crossbatch.references import Tile
 
 Array = np.ndarray[Any, Any]
 Labels = Sequence[str] | Sequence[int] | Array | Tensor
+Cameras = Sequence[str | None] | Sequence[int | None] | Array | Tensor
 
 
 class Rows(NamedTuple):
@@ -88,16 +90,44 @@ def as_tiles(queries: Rows, gallery: Rows) -> tuple[Tile, Tile]:
     return asked, found
 
 
-def check_counts(ks: Sequence[int], neighbours: int) -> None:
-    """Raise unless the cutoffs and the number of neighbours can be meant."""
-    if not ks or min(ks) < 1 or len(set(ks)) < len(ks) or neighbours < 0:
-        raise CrossbatchError(
-            expected(
-                "different cutoffs `ks`, each at least 1, and `neighbours` at least 0",
-                f"ks={tuple(ks)}, neighbours={neighbours}",
-                "The usual cutoffs are (1, 10, 100, 1000).",
+def camera_codes(
+    queries: Cameras | None, gallery: Cameras | None, sides: tuple[Tile, Tile]
+) -> CameraCodes | None:
+    """Both sides' cameras as common codes, -1 where there is none.
+
+    Raises:
+        CrossbatchError: Not one camera per row, or the cameras of one side of two alone.
+    """
+    if queries is None and gallery is None:
+        return None
+    asked, held = sides
+    alone = (
+        gallery is None and held.ids.shape == asked.ids.shape and torch.equal(asked.ids, held.ids)
+    )
+    both = [_list(side) for side in (queries, queries if alone else gallery)]
+    for side, tile, where in zip(both, sides, ("queries", "gallery"), strict=True):
+        if side is None or len(side) != len(tile.ids):
+            raise CrossbatchError(
+                expected(
+                    f"{len(tile.ids)} cameras, one for each row of the {where}",
+                    "none" if side is None else len(side),
+                    "Give cameras of both sides; None stands for one that is not known.",
+                )
             )
-        )
+    numbers: dict[Any, int] = {}
+    codes = [
+        [-1 if camera is None else numbers.setdefault(camera, len(numbers)) for camera in side]
+        for side in both
+        if side is not None
+    ]
+    here = asked.ids.device
+    return CameraCodes(*(torch.tensor(side, device=here) for side in codes))
+
+
+def _list(cameras: Cameras | None) -> list[Any] | None:
+    if cameras is None:
+        return None
+    return cameras.tolist() if isinstance(cameras, np.ndarray | Tensor) else list(cameras)
 
 
 def _labels(labels: Labels, rows: int, where: str) -> Array:

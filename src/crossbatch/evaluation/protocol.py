@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch import metrics
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation.inputs import (
     Array,
+    Cameras,
     Labels,
     Rows,
     as_tiles,
-    check_counts,
+    camera_codes,
     read_rows,
 )
+from crossbatch.evaluation.measures import DEFAULT, Measure, measures
 from crossbatch.evaluation.retrieval import Ranked, sweep
 
 LEAVE_ONE_OUT = "leave-one-out"
@@ -44,14 +45,34 @@ class Gallery(NamedTuple):
     ids: Array | Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Search:
+    """How queries search. By default by cosine similarity among all images but themselves.
+
+    Attributes:
+        cameras: Of the queries, length Q, integers or strings, None where it is not known. What
+            has the label *and* the camera of the query is ignored, as Market-1501 and VeRi-776
+            do: it is neither right nor wrong, and stands in no ranking. A sequence, or whatever
+            else makes an image too easy to find, may take the place of the camera.
+        gallery_cameras: Of the gallery, length G, where there is one.
+    """
+
+    cameras: Cameras | None = None
+    gallery_cameras: Cameras | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """What differs from the plain search, for reports."""
+        return () if self.cameras is None else ("images of the query's camera ignored",)
+
+
 @dataclass(frozen=True, eq=False)
 class RetrievalResult:
     """Scores of an embedding, in all and query by query.
 
     Attributes:
-        metrics: ``R@K`` for each K, ``R-precision``, ``MAP@R``, ``mAP``: means over queries.
+        metrics: Means over queries, by the names of :mod:`crossbatch.evaluation.measures`.
         per_query: The same names; each an array of shape (Q,), in query order. Under ``mAP``
-            stands the average precision of the query.
+            stands the average precision of the query, under ``MRR`` its reciprocal rank.
         query_ids: Shape (Q,), the queries that have a score.
         labels: Shape (Q,), their labels.
         neighbours: Shape (Q, k), the ids of the nearest gallery images; -1 where there are fewer.
@@ -61,6 +82,8 @@ class RetrievalResult:
             them, and they are in none of the means.
         gallery: How many images were searched.
         protocol: ``leave-one-out`` or ``query-gallery``.
+        search: What differs from a plain search, such as re-ranking.
+        idle: Metrics whose cutoff is no smaller than the gallery: 1 by definition.
     """
 
     metrics: dict[str, float]
@@ -73,6 +96,8 @@ class RetrievalResult:
     skipped: Array
     gallery: int
     protocol: str
+    search: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -82,25 +107,33 @@ def evaluate(
     ids: Array | Tensor | None = None,
     gallery: Gallery | None = None,
     ks: Sequence[int] = (1, 10, 100, 1000),
+    metrics: Sequence[str] = DEFAULT,
     neighbours: int = 0,
+    search: Search | None = None,
 ) -> RetrievalResult:
     """Score an embedding by what its images find.
 
     Exact, on the device of the embeddings, in float32 whatever their dtype is, in memory
     O((Q + G) · D). Irrelevant images that are as similar as a relevant one rank before it, see
-    :mod:`crossbatch.evaluation.retrieval`. The metrics are those of :mod:`crossbatch.metrics`.
+    :mod:`crossbatch.evaluation.retrieval`. The metrics are those of :mod:`crossbatch.metrics`;
+    time falls with the depth of what is asked: R@K and MRR alone are fastest, then R-precision
+    and MAP@R, then mAP and nDCG.
 
     Args:
         embeddings: Shape (Q, D), floating, of any length but zero: cosine similarity is used.
         labels: Length Q, integers or strings.
         ids: Length Q, unique integers that say which image a row is; by default 0 … Q−1.
         gallery: Where to search. By default among the queries, each without itself.
-        ks: The cutoffs of R@K.
+        ks: The cutoffs of R@K. One that reaches the whole gallery gives 1, and is named in
+            :attr:`RetrievalResult.idle`.
+        metrics: Further ones by name, see :mod:`crossbatch.evaluation.measures`; may be none.
         neighbours: How many of the nearest gallery images to report for each query.
+        search: Cameras, and whatever else is not plain.
 
     Raises:
         CrossbatchError: Wrong shapes or dtypes, non-finite or zero rows, repeated ids, fewer than
-            two classes in the gallery, or no query with a relevant gallery image.
+            two classes in the gallery, an unknown metric, or no query with a relevant gallery
+            image.
 
     >>> found = evaluate(np.array([[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.0, 1.0]]), [5, 5, 7, 5],
     ...                  ks=(1, 2), neighbours=1)
@@ -111,46 +144,48 @@ def evaluate(
     >>> found.neighbours.tolist()
     [[1], [0], [2]]
     """
-    check_counts(ks, neighbours)
+    wanted, search = measures(ks, metrics), search or Search()
+    if neighbours < 0:
+        raise CrossbatchError(expected("`neighbours` ≥ 0", f"neighbours={neighbours}", "0: none."))
     asked = read_rows(embeddings, labels, ids, where="the queries")
     found = asked if gallery is None else read_rows(*gallery, where="the gallery")
     queries, searched = as_tiles(asked, found)
-    scores = _Scores(asked, found, ks, neighbours)
+    cameras = camera_codes(search.cameras, search.gallery_cameras, (queries, searched))
+    scores = _Scores(asked, found, wanted, neighbours)
+    depth = max(measure.depth for measure in wanted)
     with _float32():
-        for part in sweep(queries, searched, neighbours=neighbours):
+        for part in sweep(queries, searched, neighbours=neighbours, depth=depth, cameras=cameras):
             scores.add(part)
-    return scores.result(LEAVE_ONE_OUT if gallery is None else QUERY_GALLERY)
+    return scores.result(LEAVE_ONE_OUT if gallery is None else QUERY_GALLERY, search)
 
 
 class _Scores:
     """Per-query scores that fill up as a sweep goes on."""
 
-    def __init__(self, queries: Rows, gallery: Rows, ks: Sequence[int], neighbours: int) -> None:
-        self.queries, self.gallery, self.ks = queries, gallery, ks
+    def __init__(
+        self, queries: Rows, gallery: Rows, wanted: list[Measure], neighbours: int
+    ) -> None:
+        self.queries, self.gallery, self.wanted = queries, gallery, wanted
         self.found = gallery.numbers()
         rows, k = len(queries.labels), min(neighbours, len(gallery.labels))
-        names = [*(f"R@{k}" for k in ks), "R-precision", "MAP@R", "mAP"]
-        self.per_query: dict[str, Array] = {name: np.full(rows, np.nan) for name in names}
+        self.per_query = {measure.name: np.full(rows, np.nan) for measure in wanted}
         self.neighbours = np.full((rows, k), -1, np.int64)
         self.similarities = np.full((rows, k), -np.inf, np.float32)
         self.matches = np.zeros((rows, k), bool)
 
     def add(self, part: Ranked) -> None:
         rows = part.rows.cpu().numpy()
-        scores = [metrics.recall_at_k(part.ranks, k) for k in self.ks]
-        scores.append(metrics.r_precision(part.ranks))
-        scores.append(metrics.map_at_r(part.ranks))
-        scores.append(metrics.average_precision(part.ranks))
-        for values, score in zip(self.per_query.values(), scores, strict=True):
-            values[rows] = score.cpu().numpy()
+        for measure in self.wanted:
+            self.per_query[measure.name][rows] = measure.score(part.ranks).cpu().numpy()
         places = part.neighbours.cpu().numpy()
         self.neighbours[rows] = np.where(places < 0, -1, self.found[places])
         self.similarities[rows] = part.similarities.cpu().numpy()
         same = self.gallery.labels[places] == self.queries.labels[rows, None]
         self.matches[rows] = same & (places >= 0)
 
-    def result(self, protocol: str) -> RetrievalResult:
-        kept = ~np.isnan(self.per_query["mAP"])
+    def result(self, protocol: str, search: Search) -> RetrievalResult:
+        kept = ~np.isnan(next(iter(self.per_query.values())))
+        others = len(self.found) - (protocol == LEAVE_ONE_OUT)
         if not kept.any():
             raise CrossbatchError(
                 expected(
@@ -171,6 +206,8 @@ class _Scores:
             skipped=self.queries.numbers()[~kept],
             gallery=len(self.found),
             protocol=protocol,
+            search=search.names(),
+            idle=tuple(m.name for m in self.wanted if m.cutoff and m.cutoff >= others),
         )
 
 

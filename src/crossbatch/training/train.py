@@ -119,7 +119,8 @@ def _validate(trainee: Trainee, run: RunFolder) -> None:
     held_out = trainee.validation
     if not len(held_out.rows) or not trainee.accelerator.is_main_process:
         return
-    result = evaluate(trainee.embed(held_out.rows), held_out.codes, ids=held_out.ids, ks=(1,))
+    x, names = trainee.embed(held_out.rows), ("R-precision", "MAP@R")
+    result = evaluate(x, held_out.codes, ids=held_out.ids, ks=(1,), metrics=names)
     score = result.metrics["MAP@R"]
     best = trainee.best is None or score > trainee.best[1]
     if best:
