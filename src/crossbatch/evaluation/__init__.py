@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "Comparison": "crossbatch.evaluation.significance",
     "Evaluation": "crossbatch.evaluation.files",
+    "Expansion": "crossbatch.evaluation.rerank",
     "Gallery": "crossbatch.evaluation.protocol",
+    "KReciprocal": "crossbatch.evaluation.rerank",
     "Interval": "crossbatch.evaluation.significance",
     "RetrievalResult": "crossbatch.evaluation.protocol",
     "Search": "crossbatch.evaluation.protocol",
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         write_evaluation,
     )
     from crossbatch.evaluation.protocol import Gallery, RetrievalResult, Search, evaluate
+    from crossbatch.evaluation.rerank import Expansion, KReciprocal
     from crossbatch.evaluation.roles import evaluate_manifest
     from crossbatch.evaluation.significance import (
         Comparison,
@@ -43,8 +46,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Expansion",
     "Gallery",
     "Interval",
+    "KReciprocal",
     "RetrievalResult",
     "Search",
     "describe",

@@ -44,6 +44,22 @@ class Queries(NamedTuple):
         return Queries(*(field[rows] for field in self))
 
 
+class Extra(NamedTuple):
+    """What is added to some similarities: s* = weight · s + entry.
+
+    Attributes:
+        weight: Of the similarity itself.
+        start: Shape (Q + 1,), where the entries of a query, as numbered by the caller, begin.
+        columns: Rows of the gallery in label order.
+        values: Of the entries.
+    """
+
+    weight: float
+    start: Int[Tensor, " Q1"]
+    columns: Int[Tensor, " n"]
+    values: Float[Tensor, " n"]
+
+
 class Held(NamedTuple):
     """The gallery in label order; ``numbers`` are positions as they were given."""
 
@@ -51,6 +67,7 @@ class Held(NamedTuple):
     labels: Int[Tensor, " G"]
     cameras: Int[Tensor, " G"]
     numbers: Int[Tensor, " G"]
+    extra: Extra | None = None
 
 
 def arrange(queries: Tile, gallery: Tile, cameras: Cameras | None) -> tuple[Queries, Held]:
@@ -71,7 +88,7 @@ def arrange(queries: Tile, gallery: Tile, cameras: Cameras | None) -> tuple[Quer
         asked,
         torch.searchsorted(labels, asked),
         torch.searchsorted(labels, asked, right=True),
-        _positions(queries.ids[numbers], ids),
+        positions(queries.ids[numbers], ids),
         torch.full_like(numbers, -1) if cameras is None else cameras.queries[numbers],
         numbers,
     )
@@ -83,7 +100,7 @@ def _unit(embeddings: Tensor, order: Tensor) -> Tensor:
     return rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
-def _positions(ids: Tensor, among: Tensor) -> Tensor:
+def positions(ids: Tensor, among: Tensor) -> Tensor:
     """Where each id stands in ``among``, or -1."""
     ordered, order = among.sort()
     place = torch.searchsorted(ordered, ids).clamp(max=len(among) - 1)
@@ -131,7 +148,7 @@ def positives(
     most = int((queries.last - queries.first).max())
     similar = queries.embeddings.new_full((len(queries.own), most), -math.inf)
     for rows, first, last in blocks:
-        similar[rows, : last - first] = queries.embeddings[rows] @ held.embeddings[first:last].T
+        similar[rows, : last - first] = compare(queries.take(rows), held, first, last)
     mine = (queries.own >= 0).nonzero()[:, 0]
     similar[mine, (queries.own - queries.first)[mine]] = -math.inf
     if bool((queries.cameras >= 0).any()):
@@ -144,3 +161,19 @@ def positives(
 def same_camera(queries: Tensor, gallery: Tensor) -> Tensor:
     """Which pairs of a query and a gallery image of its class come from one camera."""
     return (queries[:, None] == gallery[None, :]) & (queries >= 0)[:, None]
+
+
+def compare(queries: Queries, held: Held, first: int, last: int) -> Float[Tensor, "q T"]:
+    """Similarities of some queries to the gallery images from ``first`` to ``last``."""
+    similar = queries.embeddings @ held.embeddings[first:last].T
+    extra = held.extra
+    if extra is None:
+        return similar
+    begin, end = extra.start[queries.numbers], extra.start[queries.numbers + 1]
+    count = end - begin
+    which = torch.repeat_interleave(torch.arange(len(count)), count)
+    at = torch.arange(len(which)) + (begin - (count.cumsum(0) - count))[which]
+    here = (extra.columns[at] >= first) & (extra.columns[at] < last)
+    similar *= extra.weight
+    similar[which[here], extra.columns[at[here]] - first] += extra.values[at[here]]
+    return similar

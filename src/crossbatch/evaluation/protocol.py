@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from crossbatch.errors import CrossbatchError, expected
+from crossbatch.evaluation._labelled import Extra, positions
 from crossbatch.evaluation.inputs import (
     Array,
     Cameras,
@@ -24,7 +26,9 @@ from crossbatch.evaluation.inputs import (
     read_rows,
 )
 from crossbatch.evaluation.measures import DEFAULT, Measure, measures
+from crossbatch.evaluation.rerank import Expansion, KReciprocal, augment, expand, k_reciprocal
 from crossbatch.evaluation.retrieval import Ranked, sweep
+from crossbatch.references import Tile
 
 LEAVE_ONE_OUT = "leave-one-out"
 QUERY_GALLERY = "query-gallery"
@@ -55,14 +59,26 @@ class Search:
             do: it is neither right nor wrong, and stands in no ranking. A sequence, or whatever
             else makes an image too easy to find, may take the place of the camera.
         gallery_cameras: Of the gallery, length G, where there is one.
+        augment: Move every gallery image towards its nearest first.
+        expand: Then move every query towards what it finds.
+        rerank: Then rank by mutual neighbours; ``similarities`` of the result are s*.
     """
 
     cameras: Cameras | None = None
     gallery_cameras: Cameras | None = None
+    augment: Expansion | None = None
+    expand: Expansion | None = None
+    rerank: KReciprocal | None = None
 
     def names(self) -> tuple[str, ...]:
         """What differs from the plain search, for reports."""
-        return () if self.cameras is None else ("images of the query's camera ignored",)
+        told = {
+            "images of the query's class and camera ignored": self.cameras is not None,
+            f"database augmentation ({self.augment})": self.augment,
+            f"query expansion ({self.expand})": self.expand,
+            f"k-reciprocal re-ranking ({self.rerank})": self.rerank,
+        }
+        return tuple(name for name, used in told.items() if used)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +170,40 @@ def evaluate(
     scores = _Scores(asked, found, wanted, neighbours)
     depth = max(measure.depth for measure in wanted)
     with _float32():
-        for part in sweep(queries, searched, neighbours=neighbours, depth=depth, cameras=cameras):
+        queries, searched, extra = _prepared(queries, searched, search)
+        for part in sweep(
+            queries, searched, neighbours=neighbours, depth=depth, cameras=cameras, extra=extra
+        ):
             scores.add(part)
     return scores.result(LEAVE_ONE_OUT if gallery is None else QUERY_GALLERY, search)
+
+
+def _prepared(queries: Tile, gallery: Tile, search: Search) -> tuple[Tile, Tile, Extra | None]:
+    """Both sides as the options of a search want them, and what re-ranking adds.
+
+    Only ids say what is left out here, as a search has no labels.
+    """
+    if not (search.augment or search.expand or search.rerank):
+        return queries, gallery, None
+    asked, held = (F.normalize(tile.embeddings.float(), dim=1) for tile in (queries, gallery))
+    itself = torch.equal(queries.ids, gallery.ids)
+    own = positions(queries.ids, gallery.ids)
+    if search.augment:
+        held = augment(held, search.augment)
+        asked = held if itself else torch.where((own >= 0)[:, None], held[own], asked)
+    if search.expand:
+        asked = expand(asked, held, search.expand, own=own)
+    extra = None
+    if search.rerank:
+        if asked.device.type != "cpu":
+            remedy = "Call `.cpu()` on both sides."
+            wanted = "embeddings on the CPU for k-reciprocal re-ranking"
+            raise CrossbatchError(expected(wanted, asked.device, remedy))
+        found = k_reciprocal(asked, held, search.rerank, own=own)
+        share = 1 - search.rerank.weight
+        parts = (torch.from_numpy(part) for part in (found.start, found.columns))
+        extra = Extra(search.rerank.weight, *parts, share * torch.from_numpy(found.values))
+    return queries._replace(embeddings=asked), gallery._replace(embeddings=held), extra
 
 
 class _Scores:

@@ -31,10 +31,12 @@ from crossbatch._shapes import Float, Int
 from crossbatch.evaluation import _near
 from crossbatch.evaluation._labelled import (
     Cameras,
+    Extra,
     Held,
     Queries,
     arrange,
     classes,
+    compare,
     parts,
     positives,
     same_camera,
@@ -88,6 +90,7 @@ def sweep(
     neighbours: int = 0,
     depth: Depth = Depth.ALL,
     cameras: Cameras | None = None,
+    extra: Extra | None = None,
 ) -> Iterator[Ranked]:
     """Rank the relevant gallery images of every query, some queries at a time.
 
@@ -103,12 +106,17 @@ def sweep(
         neighbours: k, how many of the nearest to keep.
         depth: Which ranks are asked for.
         cameras: Leave out gallery images of a query's class and camera.
+        extra: What re-ranking adds to similarities, columns as given; for a CPU, and to all
+            depths.
 
     Yields:
         Each query in exactly one :class:`Ranked`.
     """
     table, held = arrange(queries, gallery, cameras)
     neighbours = min(neighbours, len(held.labels))
+    if extra is not None:
+        held = held._replace(extra=extra._replace(columns=held.numbers.argsort()[extra.columns]))
+        depth = Depth.ALL
     few = _few(table, neighbours, depth)
     if bool(few.any()):
         for part in _near_ranks(table, held, few, neighbours, depth):
@@ -248,7 +256,7 @@ def _all_ranks(queries: Queries, held: Held, width: int, neighbours: int) -> Ran
     nearest = relevant.new_zeros(len(queries.own), 0)
     ignoring = bool((queries.cameras >= 0).any())
     for start in range(0, len(held.labels), width):
-        similar = queries.embeddings @ held.embeddings[start : start + width].T
+        similar = compare(queries, held, start, min(start + width, len(held.labels)))
         stop = start + similar.shape[1]
         overlapping = [b for b in blocks if b[1] < stop and b[2] > start]
         if neighbours:
