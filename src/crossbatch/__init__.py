@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Plan": "crossbatch.curriculum",
     "ProxyAnchor": "crossbatch.weighting",
     "LearnableMargin": "crossbatch.engine",
     "Proportion": "crossbatch.engine",
@@ -43,6 +44,7 @@ _PUBLIC = {
     "Scheduled": "crossbatch.weighting",
     "Sides": "crossbatch.weighting",
     "Sigmoid": "crossbatch.weighting",
+    "Stage": "crossbatch.curriculum",
     "Step": "crossbatch.weighting",
     "ShardedMemory": "crossbatch.memory",
     "SupCon": "crossbatch.weighting",
@@ -76,7 +78,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from crossbatch import compat as compat
     from crossbatch.citation import cite
-    from crossbatch.curriculum import DensityRanker
+    from crossbatch.curriculum import DensityRanker, Plan, Stage
     from crossbatch.engine import (
         LearnableMargin,
         PairLoss,
@@ -174,6 +176,7 @@ __all__ = [
     "PairLoss",
     "PairWeighting",
     "PerImageMemory",
+    "Plan",
     "Polynomial",
     "Prism",
     "Proportion",
@@ -187,6 +190,7 @@ __all__ = [
     "ShardedMemory",
     "Sides",
     "Sigmoid",
+    "Stage",
     "Step",
     "SupCon",
     "Thresholded",

@@ -1,7 +1,7 @@
 """Training: a typed config, a generator of steps, a run folder that can always be resumed."""
 
 from crossbatch.training.card import model_card
-from crossbatch.training.code import known_weightings, parse_weighting
+from crossbatch.training.code import known_weightings, parse_plan, parse_weighting
 from crossbatch.training.config import (
     MemoryConfig,
     OptimizerConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "known_weightings",
     "load_split",
     "model_card",
+    "parse_plan",
     "parse_weighting",
     "read_config",
     "resume",

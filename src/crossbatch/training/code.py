@@ -1,14 +1,23 @@
-"""Weightings written as code: what ``repr`` prints, YAML and the command line read back."""
+"""Weightings and plans as code: what ``repr`` prints, YAML and the command line read back."""
 
 import ast
 import dataclasses
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import crossbatch.weighting
+from crossbatch.curriculum.plan import RECIPES, Plan, Stage
 from crossbatch.errors import CrossbatchError, expected, nearest
 from crossbatch.weighting import Curve, PairWeighting
 
-_EXAMPLE = "Write for example Contrastive(margin=0.5)."
+
+class _Language(NamedTuple):
+    """What can be called, by name; and how messages speak of it."""
+
+    what: str
+    names: Mapping[str, Callable[..., Any]]
+    example: str
 
 
 def parse_weighting(text: str) -> PairWeighting:
@@ -27,15 +36,33 @@ def parse_weighting(text: str) -> PairWeighting:
     >>> parse_weighting("Thresholded(SupCon(0.07), base=0.3)")
     Thresholded(inner=SupCon(temperature=0.07), base=0.3)
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        found = _call(tree) if isinstance(tree, ast.Name) else _value(tree)
-    except CrossbatchError:
-        raise
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise CrossbatchError(expected("a weighting as code", repr(text), _EXAMPLE)) from error
+    language = _Language("weighting", _known(), "Write for example Contrastive(margin=0.5).")
+    found = _parse(text, language)
     if not isinstance(found, PairWeighting):
-        raise CrossbatchError(expected("a weighting as code", repr(text), _EXAMPLE))
+        raise CrossbatchError(expected("a weighting as code", repr(text), language.example))
+    return found
+
+
+def parse_plan(text: str) -> Plan:
+    """Read ``curriculumnet``, ``Plan.curriculumnet()`` or ``Plan(stages=(Stage(), Stage()))``.
+
+    Only recipes, plans, stages and literals are known; nothing is executed.
+
+    Raises:
+        CrossbatchError: The text is no plan; the nearest valid name is given.
+
+    >>> parse_plan("Plan.two_stages(iterations=(1000, 2000))").lengths(0)
+    (1000, 2000)
+    >>> parse_plan("clean_only") == parse_plan(repr(Plan.clean_only()))
+    True
+    """
+    recipes = {name: getattr(Plan, name) for name in RECIPES}
+    names = {"Plan": Plan, "Stage": Stage, **recipes}
+    names |= {f"Plan.{name}": recipe for name, recipe in recipes.items()}
+    language = _Language("plan", names, f"Write {', '.join(RECIPES)}, or Plan(stages=(Stage(),)).")
+    found = _parse(text, language)
+    if not isinstance(found, Plan):
+        raise CrossbatchError(expected("a plan as code", repr(text), language.example))
     return found
 
 
@@ -55,24 +82,43 @@ def _known() -> dict[str, type[PairWeighting] | type[Curve]]:
     }
 
 
-def _value(tree: ast.expr) -> Any:
-    """A literal, or a weighting or curve."""
-    return _call(tree) if isinstance(tree, ast.Call) else ast.literal_eval(tree)
+def _parse(text: str, language: _Language) -> Any:
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        return _call(tree, language) if _is_name(tree) else _value(tree, language)
+    except CrossbatchError:
+        raise
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        wanted = f"a {language.what} as code"
+        raise CrossbatchError(expected(wanted, repr(text), language.example)) from error
 
 
-def _call(tree: ast.Call | ast.Name) -> PairWeighting | Curve:
+def _is_name(tree: ast.expr) -> bool:
+    return isinstance(tree, ast.Name | ast.Attribute)
+
+
+def _value(tree: ast.expr, language: _Language) -> Any:
+    """A literal, something called, or a tuple of these."""
+    if isinstance(tree, ast.Call):
+        return _call(tree, language)
+    if isinstance(tree, ast.Tuple | ast.List):
+        return tuple(_value(element, language) for element in tree.elts)
+    return ast.literal_eval(tree)
+
+
+def _call(tree: ast.expr, language: _Language) -> Any:
     called = tree.func if isinstance(tree, ast.Call) else tree
-    if not isinstance(called, ast.Name):
+    if not _is_name(called):
         raise ValueError
-    known = _known()
-    name = {k.lower(): k for k in known}.get(called.id.lower().replace("_", ""))
+    known, written = language.names, ast.unparse(called)
+    name = {k.lower().replace("_", ""): k for k in known}.get(written.lower().replace("_", ""))
     if name is None:
-        hint = nearest(called.id, known)
-        raise CrossbatchError(expected("the name of a weighting", repr(called.id), hint))
-    parameters = [f.name for f in dataclasses.fields(known[name])]  # pyright: ignore[reportArgumentType]
-    positional = [_value(a) for a in tree.args] if isinstance(tree, ast.Call) else []
-    keywords = tree.keywords if isinstance(tree, ast.Call) else []
-    named = {str(k.arg): _value(k.value) for k in keywords}
+        hint = nearest(written, known)
+        raise CrossbatchError(expected(f"the name of a {language.what}", repr(written), hint))
+    parameters = list(inspect.signature(known[name]).parameters)
+    arguments, keywords = (tree.args, tree.keywords) if isinstance(tree, ast.Call) else ([], [])
+    positional = [_value(a, language) for a in arguments]
+    named = {str(k.arg): _value(k.value, language) for k in keywords}
     unknown = [key for key in named if key not in parameters]
     if unknown or len(positional) > len(parameters):
         got = f"`{unknown[0]}`" if unknown else f"{len(positional)} of them"
@@ -82,6 +128,6 @@ def _call(tree: ast.Call | ast.Name) -> PairWeighting | Curve:
     try:
         return known[name](**named)
     except TypeError as error:
-        remedy = f"Give numbers, or weightings: {', '.join(parameters)}."
+        remedy = f"Give numbers, or {language.what}s: {', '.join(parameters)}."
         got = ast.unparse(tree)
         raise CrossbatchError(expected(f"parameters of {name}", got, remedy)) from error
