@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "ImageDataset": "crossbatch.data.dataset",
+    "ImageSampler": "crossbatch.data.image_sampler",
     "Imported": "crossbatch.data.problems",
     "Kind": "crossbatch.data.problems",
     "Manifest": "crossbatch.data.manifest",
+    "MixedSampler": "crossbatch.data.image_sampler",
     "PKSampler": "crossbatch.data.sampler",
     "Problem": "crossbatch.data.problems",
+    "Sampler": "crossbatch.data.image_sampler",
     "Validation": "crossbatch.data.problems",
     "from_csv": "crossbatch.data.importers",
     "from_folder": "crossbatch.data.importers",
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from crossbatch.data import transforms
     from crossbatch.data.dataset import ImageDataset, item_keys
     from crossbatch.data.holdout import hold_out
+    from crossbatch.data.image_sampler import ImageSampler, MixedSampler, Sampler
     from crossbatch.data.importers import from_csv, from_folder
     from crossbatch.data.manifest import Manifest
     from crossbatch.data.problems import Imported, Kind, Problem, Validation
@@ -34,11 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImageDataset",
+    "ImageSampler",
     "Imported",
     "Kind",
     "Manifest",
+    "MixedSampler",
     "PKSampler",
     "Problem",
+    "Sampler",
     "Validation",
     "from_csv",
     "from_folder",

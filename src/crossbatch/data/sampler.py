@@ -42,9 +42,10 @@ class PKSampler:
         seed: Of the stream, ≥ 0.
         rank: Which share of the stream this process takes, in [0, world).
         world: How many processes share the stream.
+        least: Classes that there must be; 1 where the batch has other parts, with negatives.
 
     Raises:
-        CrossbatchError: A number is out of range, there are fewer than two classes, or all
+        CrossbatchError: A number is out of range, there are fewer than ``least`` classes, or all
             classes together cannot fill a batch.
 
     Cost:
@@ -64,6 +65,7 @@ class PKSampler:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        least: int = 2,
     ) -> None:
         codes = np.asarray(codes)
         _check_numbers(classes=classes, instances=instances, seed=seed, rank=rank, world=world)
@@ -72,7 +74,7 @@ class PKSampler:
         self.rank, self.world = rank, world
         self._sizes, self._rows, self._offsets = _by_class(codes)
         self._takes = np.minimum(self._sizes, instances)
-        self._check_capacity()
+        self._check_capacity(least)
         content = hashlib.sha256(self._sizes.tobytes() + self._rows.tobytes())
         self._digest = int.from_bytes(content.digest()[:6])
         self._epoch = self._plan(0)
@@ -159,8 +161,8 @@ class PKSampler:
         chosen += self._offsets[classes, None]
         return self._rows[chosen[np.arange(chosen.shape[1]) < takes[:, None]]]
 
-    def _check_capacity(self) -> None:
-        if len(self._sizes) < 2:
+    def _check_capacity(self, least: int) -> None:
+        if len(self._sizes) < least:
             remedy = "Add images of other classes: one class has no negatives."
             got = f"{len(self._sizes)}"
             raise CrossbatchError(expected("at least two classes to train on", got, remedy))

@@ -1,0 +1,245 @@
+"""Batches of images as they come, or of every class as often, as one endless stream.
+
+*As they come*: an epoch is one shuffle of all N images, cut into batches of B; the last one is
+filled from the start of the same shuffle. So no image stands twice in a batch, and every image
+comes in every epoch.
+
+*Balanced*: a round is one shuffle of all C classes, each with one image; round r takes image
+r mod n_c of the class's own shuffle number ⌊r / n_c⌋. The rounds, one after the other, are cut
+into batches of B. So classes differ by one image at most, every image of a class comes before one
+comes again, and those of small classes come more often. An image stands twice in a batch only
+where its class has fewer images than it has places there.
+
+Batch k is a function of (seed, k) alone: one integer need be kept to go on, and rank r of W takes
+batches r, r + W, ... of the one stream, as with :class:`crossbatch.data.PKSampler`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import numpy as np
+
+from crossbatch.errors import CrossbatchError, expected
+
+
+class Sampler(Protocol):
+    """Row numbers of batch after batch, without end; what a few integers tell."""
+
+    rank: int
+    """Which share of the stream this process takes."""
+    world: int
+    """How many processes share the stream."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of every batch."""
+        ...
+
+    def __iter__(self) -> Self: ...
+
+    def __next__(self) -> np.ndarray:
+        """The next batch of this rank, ``(B,)`` int64."""
+        ...
+
+    def skip(self, batches: int) -> None:
+        """Pass over batches of the whole stream (of all ranks) without drawing them."""
+        ...
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the stream, and what the stream is made of."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to the place that `state_dict` told."""
+        ...
+
+
+class ImageSampler:
+    """Row numbers of batch after batch, without end.
+
+    Args:
+        codes: The class of each row, ``(N,)`` integers of any value.
+        batch: B, rows of a batch; ≥ 1, and at most N.
+        seed: Of the stream, ≥ 0.
+        balanced: Every class as often as any other, instead of every image.
+        rank: Which share of the stream this process takes, in [0, world).
+        world: How many processes share the stream.
+
+    Raises:
+        CrossbatchError: A number is out of range.
+
+    Cost:
+        16 N bytes; O(N) at the start of an epoch, or O(n_c) each time a class begins anew.
+
+    >>> sampler = ImageSampler([0, 0, 0, 0, 1, 1], batch=4, seed=0, balanced=True)
+    >>> sorted(np.array([0, 0, 0, 0, 1, 1])[next(sampler)].tolist())
+    [0, 0, 1, 1]
+    """
+
+    def __init__(
+        self,
+        codes: np.ndarray | Sequence[int],
+        *,
+        batch: int,
+        seed: int,
+        balanced: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        codes = np.asarray(codes)
+        if not 1 <= batch <= len(codes):
+            raise CrossbatchError(
+                expected(
+                    f"a `batch` of 1 to {len(codes)} images, as many as there are",
+                    batch,
+                    "Make the batch smaller, or add images.",
+                )
+            )
+        if seed < 0 or not 0 <= rank < world:
+            got = f"seed {seed}, rank {rank} of {world}"
+            raise CrossbatchError(
+                expected("`seed` ≥ 0 and `rank` in [0, world)", got, "Count ranks from 0.")
+            )
+        self.seed, self.balanced, self.rank, self.world = seed, balanced, rank, world
+        self._batch_size, self._batch = batch, 0
+        _, inverse = np.unique(codes, return_inverse=True)
+        order = np.argsort(inverse, kind="stable").astype(np.int64)
+        self._rows = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
+        self._shuffles: dict[int, tuple[int, np.ndarray]] = {}  # of a class, or of all (-1)
+        self._rounds: tuple[int, np.ndarray] = (-1, order)
+        content = hashlib.sha256(inverse.astype(np.int64).tobytes()).digest()
+        self._digest = int.from_bytes(content[:6])
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of rows of every batch."""
+        return self._batch_size
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next batch of this rank, ``(B,)`` int64. Afterwards all ranks stand alike."""
+        draw = self._even if self.balanced else self._plain
+        rows = draw(self._batch + self.rank)
+        self._batch += self.world
+        return rows
+
+    def skip(self, batches: int) -> None:
+        """Pass over batches of the whole stream (of all ranks) without drawing them."""
+        self._batch += batches
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the stream, the same on every rank, and what the stream is made of."""
+        return {"place": self._batch, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to the place that `state_dict` told. The number of ranks may differ.
+
+        Raises:
+            CrossbatchError: The state is of other data, another seed or another batch.
+        """
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                what = "the same data" if name == "data" else f"`{name}` {value}"
+                remedy = "Resume with the manifest and the settings that the state comes from."
+                wanted = f"the state of a sampler with {what}"
+                raise CrossbatchError(expected(wanted, state.get(name), remedy))
+        self._batch = state["place"]
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "batch": self._batch_size,
+            "balanced": int(self.balanced),
+            "data": self._digest,
+        }
+
+    def _plain(self, batch: int) -> np.ndarray:
+        rows = sum(map(len, self._rows))
+        epoch, place = divmod(batch, -(-rows // self._batch_size))
+        places = (place * self._batch_size + np.arange(self._batch_size)) % rows
+        return self._shuffle(-1, epoch, rows)[places]
+
+    def _even(self, batch: int) -> np.ndarray:
+        classes = len(self._rows)
+        places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
+        return np.array([self._slot(*divmod(place, classes)) for place in places], np.int64)
+
+    def _slot(self, round_: int, place: int) -> int:
+        if self._rounds[0] != round_:
+            generator = np.random.default_rng([self.seed, 0, round_])
+            self._rounds = round_, generator.permutation(len(self._rows))
+        c = int(self._rounds[1][place])
+        size = len(self._rows[c])
+        return int(self._rows[c][self._shuffle(c, round_ // size, size)[round_ % size]])
+
+    def _shuffle(self, c: int, number: int, size: int) -> np.ndarray:
+        """The last one is kept: it is a function of its arguments and the seed."""
+        if self._shuffles.get(c, (-1,))[0] != number:
+            generator = np.random.default_rng([self.seed, 1, c + 1, number])
+            self._shuffles[c] = number, generator.permutation(size).astype(np.int64)
+        return self._shuffles[c][1]
+
+
+class MixedSampler:
+    """Batches that are put together from several streams, each with rows of its own.
+
+    Batch k of the whole takes batch k of every part, one behind the other: a function of the
+    seeds of the parts and of k, like theirs.
+
+    Args:
+        parts: The rows that a part draws from, ``(n,)`` int64, and its sampler of places among
+            these, made for one rank. No row is in two of them.
+        rank: Which share of the stream this process takes, in [0, world).
+        world: How many processes share the stream.
+
+    Raises:
+        CrossbatchError: There is no part.
+    """
+
+    def __init__(
+        self, parts: Sequence[tuple[np.ndarray, Sampler]], *, rank: int = 0, world: int = 1
+    ) -> None:
+        if not parts:
+            raise CrossbatchError(expected("at least one part of a batch", "none", "Add one."))
+        self._parts, self.rank, self.world = list(parts), rank, world
+
+    @property
+    def batch_size(self) -> int:
+        """The rows of all parts."""
+        return sum(sampler.batch_size for _, sampler in self._parts)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next batch of this rank, ``(B,)`` int64. Afterwards all ranks stand alike."""
+        self.skip(self.rank)
+        batch = np.concatenate([rows[next(sampler)] for rows, sampler in self._parts])
+        self.skip(self.world - self.rank - 1)
+        return batch
+
+    def skip(self, batches: int) -> None:
+        """Pass over batches of the whole stream (of all ranks) without drawing them."""
+        for _, sampler in self._parts:
+            sampler.skip(batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """The place of every part, a few integers each."""
+        return {
+            f"{number}.{name}": value
+            for number, (_, sampler) in enumerate(self._parts)
+            for name, value in sampler.state_dict().items()
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to the place that `state_dict` told. The number of ranks may differ.
+
+        Raises:
+            CrossbatchError: The state is of other data, another seed or other sizes.
+        """
+        for number, (_, sampler) in enumerate(self._parts):
+            mine = {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith(f"{number}.")}
+            sampler.load_state_dict(mine)

@@ -1,0 +1,130 @@
+"""Laws of the streams that are no P × K: images as they come, balanced classes, mixed parts."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossbatch import CrossbatchError
+from crossbatch.data import ImageSampler, MixedSampler, PKSampler
+
+law = settings(deadline=None, max_examples=60)
+
+
+@st.composite
+def collections(draw):
+    sizes = draw(st.lists(st.integers(1, 7), min_size=1, max_size=8))
+    codes = np.repeat(np.arange(len(sizes)) * 3 - 5, sizes)
+    np.random.default_rng(draw(st.integers(0, 9))).shuffle(codes)
+    batch = draw(st.integers(1, len(codes)))
+    return codes, {"batch": batch, "seed": draw(st.integers(0, 99))}
+
+
+def take(sampler, count):
+    return [rows.tolist() for rows in itertools.islice(sampler, count)]
+
+
+def rounds(codes, seed):
+    """The balanced stream in plain loops: the definition."""
+    names = sorted(set(codes.tolist()))
+    images = [np.flatnonzero(codes == name) for name in names]
+    for r in itertools.count():
+        for c in np.random.default_rng([seed, 0, r]).permutation(len(names)):
+            again, place = divmod(r, len(images[c]))
+            shuffle = np.random.default_rng([seed, 1, c + 1, again]).permutation(len(images[c]))
+            yield int(images[c][shuffle[place]])
+
+
+@law
+@given(collections())
+def test_every_image_comes_once_in_an_epoch_and_never_twice_in_a_batch(collection):
+    codes, numbers = collection
+    batches = -(-len(codes) // numbers["batch"])
+    for _ in range(3):
+        sampler = ImageSampler(codes, **numbers)
+        epoch = take(sampler, batches)
+        assert all(len(set(rows)) == numbers["batch"] for rows in epoch)
+        stream = list(itertools.chain(*epoch))
+        assert sorted(stream[: len(codes)]) == list(range(len(codes)))
+
+
+@law
+@given(collections())
+def test_balanced_is_the_plain_loops(collection):
+    codes, numbers = collection
+    found = itertools.chain(*take(ImageSampler(codes, balanced=True, **numbers), 12))
+    found = list(found)
+    assert found == list(itertools.islice(rounds(codes, numbers["seed"]), len(found)))
+    counts = [sum(codes[row] == name for row in found) for name in set(codes.tolist())]
+    assert max(counts) - min(counts) <= 1
+
+
+@law
+@given(collections(), st.booleans(), st.integers(1, 3), st.integers(0, 9))
+def test_ranks_share_one_stream_that_goes_on_anywhere(collection, balanced, world, stop):
+    codes, numbers = collection
+    make = lambda **more: ImageSampler(codes, balanced=balanced, **numbers, **more)  # noqa: E731
+    whole = take(make(), 30)
+    ranks = [make(rank=rank, world=world) for rank in range(world)]
+    mine = [take(sampler, stop) for sampler in ranks]
+    assert [batch for step in zip(*mine, strict=True) for batch in step] == whole[: stop * world]
+    again = make()
+    again.load_state_dict(ranks[-1].state_dict())
+    assert take(again, 3) == whole[stop * world : stop * world + 3]
+
+
+def mixed(codes, **more):
+    first, second = np.arange(0, len(codes), 2), np.arange(1, len(codes), 2)
+    parts = [
+        (first, PKSampler(codes[first], classes=2, instances=2, seed=1)),
+        (second, ImageSampler(codes[second], batch=3, seed=2)),
+    ]
+    return MixedSampler(parts, **more)
+
+
+def test_parts_are_put_together_on_every_rank():
+    codes = np.repeat(np.arange(5), 6)
+    whole = take(mixed(codes), 30)
+    for rows in whole:
+        assert [row % 2 for row in rows] == [0] * 4 + [1] * 3
+        assert len(set(rows)) == len(rows) == mixed(codes).batch_size
+    ranks = [mixed(codes, rank=rank, world=3) for rank in range(3)]
+    mine = [take(sampler, 7) for sampler in ranks]
+    assert [batch for step in zip(*mine, strict=True) for batch in step] == whole[:21]
+    states = [sampler.state_dict() for sampler in ranks]
+    assert states[0] == states[1] == states[2]
+    assert all(isinstance(value, int) for value in states[0].values())
+    again = mixed(codes)
+    again.load_state_dict(states[0])
+    assert take(again, 5) == whole[21:26]
+    skipped = mixed(codes)
+    skipped.skip(21)
+    assert skipped.state_dict() == states[0]
+
+
+def test_one_class_may_be_a_part():
+    with pytest.raises(CrossbatchError, match="two classes"):
+        PKSampler([0, 0, 0], classes=1, instances=2, seed=0)
+    assert len(next(PKSampler([0, 0, 0], classes=1, instances=2, seed=0, least=1))) == 2
+
+
+def test_what_is_wrong_is_named():
+    for changes, message in (
+        ({"batch": 4}, r"a `batch` of 1 to 3 images.*Got 4"),
+        ({"batch": 0}, r"a `batch` of 1 to 3 images.*Got 0"),
+        ({"seed": -1}, r"`seed` ≥ 0"),
+        ({"rank": 2, "world": 2}, r"rank 2 of 2"),
+    ):
+        with pytest.raises(CrossbatchError, match=message):
+            ImageSampler([0, 0, 1], **{"batch": 2, "seed": 0} | changes)
+    state = ImageSampler([0, 0, 1], batch=2, seed=0).state_dict()
+    for other in (
+        ImageSampler([0, 1, 1], batch=2, seed=0),
+        ImageSampler([0, 0, 1], batch=2, seed=1),
+    ):
+        with pytest.raises(CrossbatchError, match="the state of a sampler with"):
+            other.load_state_dict(state)
+    with pytest.raises(CrossbatchError, match="at least one part"):
+        MixedSampler([])
