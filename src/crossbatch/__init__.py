@@ -57,6 +57,7 @@ _PUBLIC = {
     "CrossBatchNormalisation": "crossbatch.memory",
     "CrossbatchError": "crossbatch.errors",
     "Encoder": "crossbatch.models",
+    "GalleryIndex": "crossbatch.search",
     "HardestTriplet": "crossbatch.weighting",
     "AgeLimit": "crossbatch.memory",
     "MomentumKeys": "crossbatch.memory",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     )
     from crossbatch.models import Encoder
     from crossbatch.references import Batch, References, Tile
+    from crossbatch.search import GalleryIndex
     from crossbatch.weighting import (
         NCA,
         ArcFace,
@@ -164,6 +166,7 @@ __all__ = [
     "Encoder",
     "Exponential",
     "FastAP",
+    "GalleryIndex",
     "HardestTriplet",
     "LearnableMargin",
     "LiftedStructure",

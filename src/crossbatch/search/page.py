@@ -1,0 +1,86 @@
+"""What was found, as one self-contained HTML page: pictures are data URIs, nothing is fetched."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from crossbatch._files import write_beside
+from crossbatch.data._decode import decode
+from crossbatch.errors import CrossbatchError
+from crossbatch.search.index import GalleryIndex, Hit
+
+_SIDE = 192  # pixels
+
+
+def thumbnail(image: bytes, side: int = _SIDE) -> bytes:
+    """A small WebP of an image, upright, its longer side at most so many pixels.
+
+    Raises:
+        OSError: It is not a whole image; see `crossbatch.data._decode.decode`.
+    """
+    picture = decode(image, shortest=side)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=80)
+    return file.getvalue()
+
+
+def write_page(
+    out: Path,
+    index: GalleryIndex,
+    queries: Sequence[Sequence[Path]],
+    found: Sequence[Sequence[Hit]],
+    *,
+    where: str | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        out: Where it shall be.
+        index: That was searched.
+        queries: Of each query its pictures.
+        found: Of each query its hits.
+        where: The condition, if there was one.
+
+    Raises:
+        CrossbatchError: It could not be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crossbatch.search"), autoescape=True, trim_blocks=True
+    )
+    rows = [
+        {
+            "pictures": [
+                {"src": _uri(path.expanduser().read_bytes()), "name": path.name} for path in paths
+            ],
+            "hits": [_hit(index, hit) for hit in hits],
+        }
+        for paths, hits in zip(queries, found, strict=True)
+    ]
+    text = environment.get_template("gallery.html").render(
+        queries=rows, name=index.path.name, size=len(index), where=where
+    )
+    write_beside(out, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _hit(index: GalleryIndex, hit: Hit) -> dict[str, Any]:
+    item = hit.item
+    shown = {key: value for key, value in item.metadata.items() if value is not None}
+    try:
+        src = _uri(index.image(item.id))
+    except CrossbatchError:
+        src = None
+    return {"src": src, "similarity": hit.similarity, "item": item, "metadata": shown}
+
+
+def _uri(image: bytes) -> str | None:
+    try:
+        small = thumbnail(image)
+    except Exception:  # Pillow's plugins raise whatever a broken file leads them into
+        return None
+    return "data:image/webp;base64," + base64.b64encode(small).decode()
