@@ -1,6 +1,6 @@
 """Images per second of one core: torchvision's ImageFolder and standard transforms, and ours.
 
-    python -m benchmarks.loader [--images 256] [--long 500] [--size 224] [--rounds 5] [--quality 90]
+    python -m benchmarks.loader [--images 256] [--long 500] [--size 224] [--rounds 5]
 
 JPEGs of 3:4 with waves of all lengths, without noise, so that files have the size of photos. Both
 sides do what a training does: RandomResizedCrop with scale 0.08 to 1, flip, tensor, normalise,

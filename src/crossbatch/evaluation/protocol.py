@@ -201,8 +201,9 @@ def _prepared(queries: Tile, gallery: Tile, search: Search) -> tuple[Tile, Tile,
             raise CrossbatchError(expected(wanted, asked.device, remedy))
         found = k_reciprocal(asked, held, search.rerank, own=own)
         share = 1 - search.rerank.weight
-        parts = (torch.from_numpy(part) for part in (found.start, found.columns))
-        extra = Extra(search.rerank.weight, *parts, share * torch.from_numpy(found.values))
+        start, columns = torch.from_numpy(found.start), torch.from_numpy(found.columns)
+        values = share * torch.from_numpy(found.values)
+        extra = Extra(search.rerank.weight, start, columns, values)
     return queries._replace(embeddings=asked), gallery._replace(embeddings=held), extra
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from crossbatch._shapes import Float
-from crossbatch.data._decode import as_rgb, decode
+from crossbatch.data._decode import as_rgb
 from crossbatch.data.transforms import Pipeline, eval_transform
 from crossbatch.errors import CrossbatchError, expected
 
@@ -92,19 +92,15 @@ def embed_pictures(
 
 def _read(picture: Picture, place: int, transform: Pipeline) -> Tensor | Fault:
     try:
-        return transform(_open(picture, transform.shortest))
+        if isinstance(picture, str | Path):
+            return transform.read(Path(picture).expanduser())
+        return transform.read(picture) if isinstance(picture, bytes) else transform(_rgb(picture))
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
         return Fault(place, str(error) or type(error).__name__)
 
 
-def _open(picture: Picture, shortest: int) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return as_rgb(picture)
-    if isinstance(picture, Tensor):
-        return _from_tensor(picture)
-    if isinstance(picture, str | Path):
-        picture = Path(picture).expanduser()
-    return decode(picture, shortest=shortest)
+def _rgb(picture: Image.Image | Tensor) -> Image.Image:
+    return _from_tensor(picture) if isinstance(picture, Tensor) else as_rgb(picture)
 
 
 def _from_tensor(pixels: Tensor) -> Image.Image:

@@ -19,13 +19,13 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import crossbatch
 from crossbatch._files import recover_folder, write_beside
 from crossbatch.errors import CrossbatchError, FormatError, expected
 from crossbatch.memory import advise
@@ -59,7 +59,7 @@ class RunFolder:
         run = RunFolder(path)
         about = {
             "format": FORMAT,
-            "crossbatch": crossbatch.__version__,
+            "crossbatch": version("crossbatch"),
             "manifest": str(Path(config.manifest).resolve()),
             "manifest_digest": digest,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,7 +174,7 @@ def environment() -> dict[str, Any]:
     """What the run runs on."""
     cuda = torch.cuda.is_available()
     return {
-        "crossbatch": crossbatch.__version__,
+        "crossbatch": version("crossbatch"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
