@@ -55,7 +55,7 @@ def test_chunks_take_the_same_steps(manifest, precision):
         reports = list(steps(trainee))
         ends.append((trainee.state_dict(), [r.loss for r in reports]))
     (whole, losses), (chunked, found) = ends
-    close = {"rtol": 1e-3, "atol": 1e-4} if precision == "fp32" else {"rtol": 0.1, "atol": 0.05}
+    close = {"rtol": 1e-3, "atol": 1e-4} if precision == "fp32" else {"rtol": 0.2, "atol": 0.05}
     assert found == pytest.approx(losses, rel=close["rtol"])
     for part in ("network", "memory"):
         for name, value in whole[part].items():
