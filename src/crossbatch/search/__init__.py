@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "Changes": "crossbatch.search._intake",
-    "Duplicates": "crossbatch.search.index",
+    "Duplicates": "crossbatch.search.hits",
     "GalleryIndex": "crossbatch.search.index",
-    "Hit": "crossbatch.search.index",
-    "Item": "crossbatch.search.index",
+    "Hit": "crossbatch.search.hits",
+    "Item": "crossbatch.search.hits",
     "condition": "crossbatch.search.filters",
     "thumbnail": "crossbatch.search.page",
     "together": "crossbatch.search.nearest",
@@ -21,7 +21,8 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from crossbatch.search._intake import Changes
     from crossbatch.search.filters import condition
-    from crossbatch.search.index import Duplicates, GalleryIndex, Hit, Item
+    from crossbatch.search.hits import Duplicates, Hit, Item
+    from crossbatch.search.index import GalleryIndex
     from crossbatch.search.nearest import together
     from crossbatch.search.page import thumbnail, write_page
 

@@ -10,62 +10,33 @@ Similarity is cosine. A search is exact, over vectors held in memory, unless the
 and an approximate index was built. An open index shows one version; `refresh` moves to the last.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import numpy as np
-import pyarrow as pa
 
 from crossbatch._files import replace_folder
 from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError, FormatError, expected
 from crossbatch.models import Encoder
 from crossbatch.models.encoding import Picture
-from crossbatch.search import _ann, _commits, _table
-from crossbatch.search._change import Change, Held, hold
+from crossbatch.search import _commits, _table
+from crossbatch.search._change import Change
 from crossbatch.search._header import Ann, Header, Source
 from crossbatch.search._intake import Changes, Intake, matrix
 from crossbatch.search._lock import writing
-from crossbatch.search.filters import Where, condition
-from crossbatch.search.nearest import groups, near_pairs, nearest, together
+from crossbatch.search._view import View, matching, unit_queries
+from crossbatch.search.filters import Where
+from crossbatch.search.hits import Duplicates, Hit, Item, as_items
+from crossbatch.search.nearest import groups, near_pairs, together
 
 ENCODER = "encoder"
 ANN_FROM = 200_000  # items
-
-
-class Item(NamedTuple):
-    """A picture of an index.
-
-    Attributes:
-        id: Its number, which stays.
-        path: As its folder or manifest names it; relative to a root that is not told.
-        label: Empty where there is none.
-        metadata: Its other columns.
-    """
-
-    id: int
-    path: str
-    label: str
-    metadata: dict[str, Any]
-
-
-class Hit(NamedTuple):
-    """An item that was found, and its cosine with the query."""
-
-    item: Item
-    similarity: float
-
-
-class Duplicates(NamedTuple):
-    """Items that near-identical pairs connect; the least and greatest cosine of such a pair."""
-
-    items: list[Item]
-    least: float
-    greatest: float
 
 
 class GalleryIndex:
@@ -75,13 +46,11 @@ class GalleryIndex:
 
     Attributes:
         path: Of the folder.
-        columns: The metadata that items have and filters may name: name to type, in words.
     """
 
-    def __init__(self, path: Path, header: Header, table: Any) -> None:
+    def __init__(self, path: Path, header: Header) -> None:
         self.path = path
-        self._header = header
-        self._pin(table)
+        self._show(header)
 
     @classmethod
     def create(cls, path: Path | str, encoder: Encoder) -> Self:
@@ -96,7 +65,7 @@ class GalleryIndex:
                 remedy = "Open that one, delete it, or choose another place."
                 raise CrossbatchError(expected(f"no file or folder at {path}", "one", remedy))
             for left in path.parent.glob(f".????????.part.{path.name}"):
-                _remove(left)  # of a process that died
+                shutil.rmtree(left, ignore_errors=True)  # of a process that died
             created = datetime.now(UTC).isoformat(timespec="seconds")
             header = Header(encoder.digest(), encoder.config.dim, created)
 
@@ -117,8 +86,7 @@ class GalleryIndex:
             FormatError: There is none, it is damaged, or of another format version.
         """
         path = Path(path).absolute()
-        header = Header.read(path)
-        return cls(path, header, _readable(path, header.version))
+        return cls(path, Header.read(path))
 
     def refresh(self) -> bool:
         """Move to the last version; whether there was a later one. Costs a look at the folder.
@@ -132,14 +100,17 @@ class GalleryIndex:
             raise FormatError(expected(f"the index of model {self.model[:12]}", "another", remedy))
         if header == self._header:
             return False
-        table = _readable(self.path, header.version)
-        self._header = header
-        self._pin(table)
+        self._show(header)
         return True
 
     def __len__(self) -> int:
         with _table.translated(self.path):
-            return int(self._table.count_rows())
+            return int(self._view.table.count_rows())
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The metadata that items have and conditions may name: name to type, in words."""
+        return self._view.columns
 
     @property
     def model(self) -> str:
@@ -242,7 +213,7 @@ class GalleryIndex:
         """
         with self._changing() as change:
             if isinstance(where, str | Mapping):
-                ids = self._matching(change.table, where)
+                ids = matching(change.table, where)
             else:
                 some = [int(i) for i in where]
                 ids = _table.by_ids(change.table, some, ["id"])["id"].to_pylist()
@@ -280,23 +251,13 @@ class GalleryIndex:
         pass over its columns.
         """
         self.check_model(model)
-        queries = self._queries(embeddings)
+        queries = unit_queries(embeddings, self.dim)
         if k < 1:
             raise CrossbatchError(expected("`k` of at least 1", k, "Ask for one item or more."))
         with _table.translated(self.path):
-            asked = None if where is None else condition(where, self.columns)
             if self.ann is not None and not exact:
-                return [self._approximate(query, k, asked) for query in queries]
-            held, among = self._held, None
-            if asked is not None:
-                matching = self._ids_where(self._table, asked)
-                among = np.searchsorted(held.ids, np.sort(np.array(matching, np.int64)))
-            rows, similarities = nearest(held.vectors, queries, k, among=among)
-            items = self._items(held.row_ids[rows.reshape(-1)])
-        cosines = similarities.reshape(-1).tolist()
-        hits = [Hit(item, cosine) for item, cosine in zip(items, cosines, strict=True)]
-        width = rows.shape[1]
-        return [hits[i * width : (i + 1) * width] for i in range(len(queries))]
+                return self._view.approximate(queries, k, where, probes=self.ann.probes)
+            return self._view.exact(queries, k, where)
 
     def search_pictures(
         self,
@@ -343,15 +304,13 @@ class GalleryIndex:
             remedy = "Near-duplicates are above 0.9."
             raise CrossbatchError(expected("`threshold` in (-1, 1]", threshold, remedy))
         with _table.translated(self.path):
-            held = self._held
-            rows = np.arange(len(held.ids))
-            if where is not None:
-                rows = np.searchsorted(held.ids, np.sort(self._matching(self._table, where)))
+            held, rows = self._view.held, self._view.rows(where)
+            rows = np.arange(len(held.ids)) if rows is None else rows
             # A copy has the cosine 1 but for rounding.
             pairs = near_pairs(held.vectors[rows], threshold - 1e-6)
             found = groups(pairs)
             flat = [row for group in found for row in group]
-            items = iter(self._items(held.row_ids[rows[flat]]))
+            items = iter(self._view.items(held.row_ids[rows[flat]]))
         group_of = {row: place for place, group in enumerate(found) for row in group}
         cosines: list[list[float]] = [[] for _ in found]
         for pair in pairs:
@@ -368,8 +327,8 @@ class GalleryIndex:
             CrossbatchError: There is no such item.
         """
         with _table.translated(self.path):
-            found = _table.by_ids(self._table, [int(i) for i in ids], list(self.columns))
-        known = {item.id: item for item in _as_items(found)}
+            found = _table.by_ids(self._view.table, [int(i) for i in ids], list(self.columns))
+        known = {item.id: item for item in as_items(found)}
         for i in ids:
             if int(i) not in known:
                 remedy = "It was deleted, or belongs to another index."
@@ -379,7 +338,7 @@ class GalleryIndex:
     def embedding(self, item: int) -> np.ndarray:
         """The vector of an item, (D,): what to search on from a result."""
         with _table.translated(self.path):
-            found = _table.by_ids(self._table, [int(item)], ["vector"])
+            found = _table.by_ids(self._view.table, [int(item)], ["vector"])
         if not len(found):
             self.items([item])
         return matrix(found["vector"])[0]
@@ -391,7 +350,7 @@ class GalleryIndex:
             CrossbatchError: There is no such item, or its file is gone.
         """
         with _table.translated(self.path):
-            found = _table.by_ids(self._table, [int(item)], ["path", "_source", "_image"])
+            found = _table.by_ids(self._view.table, [int(item)], ["path", "_source", "_image"])
         if not len(found):
             self.items([item])
         row = found.to_pylist()[0]
@@ -407,84 +366,11 @@ class GalleryIndex:
 
     # Within
 
-    def _pin(self, table: Any) -> None:
-        with _table.translated(self.path):
-            names = [field for field in table.schema if field.name not in _table.OWN]
-        self._table = table
-        self.columns = {field.name: str(field.type) for field in names}
-        self.__dict__.pop("_held", None)
-
-    @cached_property
-    def _held(self) -> Held:
-        return hold(self._table)
-
-    def _queries(self, embeddings: np.ndarray) -> np.ndarray:
-        queries = np.atleast_2d(np.asarray(embeddings, np.float32))
-        if queries.ndim != 2 or queries.shape[1] != self.dim or not len(queries):
-            wanted = f"embeddings of shape (queries, {self.dim})"
-            raise CrossbatchError(expected(wanted, np.shape(embeddings), "Embed pictures first."))
-        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        if not (np.isfinite(lengths) & (lengths > 0)).all():
-            remedy = "Look for a picture that could not be embedded."
-            wanted = "embeddings with a direction"
-            raise CrossbatchError(expected(wanted, "zeros, NaN or infinity", remedy))
-        return queries / lengths
-
-    def _matching(self, table: Any, where: Where) -> list[int]:
-        return self._ids_where(table, condition(where, self.columns))
-
-    def _ids_where(self, table: Any, asked: str) -> list[int]:
-        try:
-            return _table.rows(table, ["id"], where=asked)["id"].to_pylist()
-        except ValueError as error:
-            got = str(error).removeprefix("Invalid input, ").split(", /root/")[0].splitlines()[0]
-            remedy = "Compare columns with values of their type: label = 'shoe' AND id < 10."
-            raise CrossbatchError(expected("a condition on metadata", got, remedy)) from error
-
-    def _approximate(self, query: np.ndarray, k: int, asked: str | None) -> list[Hit]:
-        assert self.ann is not None
-        if asked is not None:
-            asked = f"({asked})"
-        found = _ann.search(self._table, query, k, probes=self.ann.probes, where=asked)
-        items = self._items(found["_rowid"].to_numpy())
-        distances = found["_distance"].to_pylist()
-        return [Hit(item, 1 - far) for item, far in zip(items, distances, strict=True)]
-
-    def _items(self, row_ids: np.ndarray) -> list[Item]:
-        """The items at some places of the table, in their order."""
-        if not len(row_ids):
-            return []
-        distinct, place = np.unique(row_ids, return_inverse=True)
-        query = self._table.take_row_ids(distinct.tolist())
-        found = query.select(list(self.columns)).with_row_id().to_arrow()
-        order = np.argsort(found["_rowid"].to_numpy())
-        items = _as_items(found.drop_columns(["_rowid"]).take(pa.array(order)))
-        return [items[i] for i in place.reshape(-1)]
+    def _show(self, header: Header) -> None:
+        self._header = header
+        self._view = View.at(self.path, header)
 
     @contextmanager
     def _changing(self) -> Iterator[Change]:
         with writing(self.path), _table.translated(self.path):
             yield Change.begin(self.path)
-
-
-def _as_items(found: pa.Table) -> list[Item]:
-    return [
-        Item(row.pop("id"), row.pop("path"), row.pop("label") or "", row)
-        for row in found.to_pylist()
-    ]
-
-
-def _readable(path: Path, version: int) -> Any:
-    """The table at the version that counts; what a dead writer left after it may be unreadable."""
-    try:
-        return _table.open_table(path, version)
-    except FormatError:
-        with writing(path):  # nobody is at work, so it is rubbish
-            _commits.roll_back(path, version)
-        return _table.open_table(path, version)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -33,9 +33,9 @@ def thumbnail(image: bytes, side: int = _SIDE) -> bytes:
 def write_page(
     out: Path,
     index: GalleryIndex,
-    queries: Sequence[Sequence[Path]],
     found: Sequence[Sequence[Hit]],
     *,
+    queries: Sequence[Sequence[Path]],
     where: str | None = None,
 ) -> None:
     """Write the page.
@@ -43,8 +43,8 @@ def write_page(
     Args:
         out: Where it shall be.
         index: That was searched.
-        queries: Of each query its pictures.
         found: Of each query its hits.
+        queries: Of each query its pictures.
         where: The condition, if there was one.
 
     Raises:
