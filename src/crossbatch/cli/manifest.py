@@ -311,7 +311,8 @@ def _refuse(checked: Validation, *, strict: bool, listed: Path) -> None:
     """Stop where nothing is left to write, or where `--strict` forbids to leave anything out."""
     if strict and checked.excluded:
         wanted = "no image to be left out (--strict)"
-        got = f"{len(checked.excluded)}, listed in {listed}"
+        named = ", ".join(problem.path for problem in checked.excluded[:5])
+        got = f"{len(checked.excluded)}, listed in {listed}, first {named}"
         remedy = "Mend them, or run without --strict. No manifest was written."
         raise CrossbatchError(expected(wanted, got, remedy))
     if not len(checked.manifest):

@@ -84,7 +84,7 @@ def _list(folder: Path) -> tuple[set[str], set[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_file():
+                if _is_file(entry):
                     files.add(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
@@ -96,7 +96,16 @@ def _list(folder: Path) -> tuple[set[str], set[str]]:
     return files, links
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def _outside(folder: Path, name: str, home: str, links: set[str]) -> list[tuple[str, str]]:
+    if Path(name).is_absolute():  # said openly
+        return []
     real = os.path.realpath(folder)
     if not _within(real, home):
         return [(name or ".", f"the folder is a link, or lies behind one, to {real}")]

@@ -48,21 +48,28 @@ def validate(
 
     Returns:
         The rows that can be used, and all problems.
+
+    Raises:
+        CrossbatchError: A folder cannot be listed.
     """
+    missing, links = _presence(manifest)
 
     def examine(row: int) -> Problem | None:
-        return _label(manifest, row, known) or _image(manifest, row)
+        wrong = _label(manifest, row, known) or (_gone(manifest, row) if missing[row] else None)
+        return wrong or (_image(manifest, row) if decode else None)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # broken EXIF and the like do no harm
-        looks = _in_threads(examine, len(manifest)) if decode else _listed(manifest, known)
+        rows = len(manifest)
+        looks = _in_threads(examine, rows) if decode else map(examine, range(rows))
         sound, excluded = np.ones(len(manifest), bool), list[Problem]()
         for row, fault in enumerate(watch(looks)):
             if fault is not None:
                 sound[row] = False
                 excluded.append(fault)
     kept = manifest.select(sound) if excluded else manifest
-    return Validation(kept, (*found, *excluded, *_notes(kept)))
+    outside = [link for link in links if link not in found]
+    return Validation(kept, (*found, *excluded, *outside, *_notes(kept)))
 
 
 def _in_threads(examine: Callable[[int], Problem | None], rows: int) -> Iterator[Problem | None]:
@@ -71,17 +78,17 @@ def _in_threads(examine: Callable[[int], Problem | None], rows: int) -> Iterator
             yield from pool.map(examine, range(start, min(start + _BLOCK, rows)))
 
 
-def _listed(manifest: Manifest, known: Collection[str] | None) -> Iterator[Problem | None]:
-    """Labels, and whether the files are there."""
+def _presence(manifest: Manifest) -> tuple[np.ndarray, list[Problem]]:
+    """Which rows have neither bytes nor a file, and the links that lead out of the root."""
     table = manifest.table
     files = np.ones(len(manifest), bool)
     if "image" in table.column_names:
         files = table["image"].flatten()[0].is_null().to_numpy()
-    absent = np.zeros(len(manifest), bool)
     paths = table["path"] if files.all() else table["path"].filter(pa.array(files))
-    absent[files] = look(manifest.root, paths).missing
-    for row, gone in enumerate(absent.tolist()):
-        yield _label(manifest, row, known) or (_gone(manifest, row) if gone else None)
+    found = look(manifest.root, paths)
+    missing = np.zeros(len(manifest), bool)
+    missing[files] = found.missing
+    return missing, [Problem(Kind.OUTSIDE, folder, reason) for folder, reason in found.links]
 
 
 def _label(manifest: Manifest, row: int, known: Collection[str] | None) -> Problem | None:
@@ -94,15 +101,15 @@ def _label(manifest: Manifest, row: int, known: Collection[str] | None) -> Probl
 
 
 def _gone(manifest: Manifest, row: int) -> Problem:
+    path = manifest.path(row)
+    if path is not None and path.is_dir():
+        return Problem(Kind.MISSING, manifest.name(row), "a folder stands in its place")
     return Problem(Kind.MISSING, manifest.name(row), f"no file at {manifest.path(row)}")
 
 
 def _image(manifest: Manifest, row: int) -> Problem | None:
-    path = manifest.path(row)
-    if path is not None and not path.is_file():
-        return _gone(manifest, row)
     try:
-        decode_image(path or manifest.image_bytes(row), shortest=_ENOUGH)
+        decode_image(manifest.path(row) or manifest.image_bytes(row), shortest=_ENOUGH)
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
         reason = str(error) or type(error).__name__
         return Problem(Kind.UNREADABLE, manifest.name(row), reason.splitlines()[0])

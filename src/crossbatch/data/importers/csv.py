@@ -49,12 +49,14 @@ def from_csv(file: Path, *, root: Path | None = None) -> Imported:
 
     Raises:
         FormatError: The file cannot be read, has no `label` or `path`, fills in boxes, or has a
-            number, split or role that is none.
+            number, split or role that is none; or it has queries and a gallery, and an image is
+            in both, or a class in training and test.
     """
     listed = _read(file)
     _refuse_boxes(listed)
     if {"is_query", "is_gallery"} & set(listed.columns):
         listed = _with_roles(listed)
+    _check_retrieval(listed)
     kept = [name for name in listed.columns if name and name not in _BOX]
     table = pa.table({name: _column(listed, name) for name in kept})
     folder = file.parent if root is None else root
@@ -107,6 +109,32 @@ def _header(file: Path, first: list[str]) -> list[str] | None:
             f"`{missing}` is missing. {nearest(missing, names)}",
         )
     )
+
+
+def _check_retrieval(listed: _List) -> None:
+    """Where there are queries or a gallery, no image and no class may be on both sides."""
+    roles = {row.get("role") for _, row in listed.lines}
+    if not roles & {"query", "gallery"}:
+        return
+    first: dict[tuple[str, str], tuple[int, str]] = {}
+    trained: dict[str, int] = {}
+    tested: dict[str, int] = {}
+    for number, row in listed.lines:
+        split = SPLIT_NAMES.get(row.get("split", "").lower(), "train")
+        (trained if split == "train" else tested).setdefault(row["label"], number)
+        role = row.get("role", "")
+        before, said = first.setdefault((split, row["path"]), (number, role))
+        if split != "train" and {role, said} == {"query", "gallery"}:
+            wanted = f"{row['path']} as query or in the gallery, not both"
+            got = f"{said} in {listed.name}:{before} and {role} in {listed.name}:{number}"
+            remedy = "Leave the role empty where an image is both (leave one out)."
+            raise FormatError(expected(wanted, got, remedy))
+    if both := sorted(trained.keys() & tested.keys()):
+        label = both[0]
+        where = f"{listed.name}:{trained[label]} and {listed.name}:{tested[label]}"
+        wanted = "no class in training and test, or retrieval is measured on what was trained"
+        got = f"{len(both)} in both: {', '.join(both[:5])}; {label} in {where}"
+        raise FormatError(expected(wanted, got, "Take them out of one of the two."))
 
 
 def _refuse_boxes(listed: _List) -> None:

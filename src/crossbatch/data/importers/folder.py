@@ -155,6 +155,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
+        empty = (Path(here, name) for name in folders if not any(Path(here, name).iterdir()))
+        yield from (place for place in empty if _is_image(place))  # validation will name it
 
 
 def _folders(path: Path) -> list[Path]:
