@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from crossbatch.errors import CrossbatchError
-from crossbatch.evaluation import interval, paired_difference, significance
+from crossbatch.evaluation import corrected, interval, paired_difference, significance
+from crossbatch.evaluation.significance import adjust
 
 
 def test_interval_of_a_share_is_the_binomial_one():
@@ -66,6 +67,48 @@ def test_groups_are_drawn_together():
 
 
 @pytest.mark.parametrize(
+    ("correction", "wanted"),
+    [
+        ("holm", [0.039, 0.06, 0.06, 0.02]),
+        ("bonferroni", [0.052, 0.16, 0.12, 0.02]),
+        ("benjamini-hochberg", [0.026, 0.04, 0.04, 0.02]),
+        ("none", [0.013, 0.04, 0.03, 0.005]),
+    ],
+)
+def test_corrections_by_hand(correction, wanted):
+    """Sorted .005 .013 .03 .04: Holm ×4 ×3 ×2 ×1 = .02 .039 .06 .04, made to rise."""
+    found = adjust([0.013, 0.04, 0.03, 0.005], correction=correction)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_corrections_never_help_and_stay_below_one():
+    rng = np.random.default_rng(0)
+    for m in (0, 1, 7, 40):
+        p = rng.random(m)
+        holm, bonferroni = adjust(p), adjust(p, correction="bonferroni")
+        share = adjust(p, correction="benjamini-hochberg")
+        assert ((p <= share) & (share <= holm) & (holm <= bonferroni) & (bonferroni <= 1)).all()
+        for values in (holm, bonferroni, share):
+            assert (np.diff(values[p.argsort()]) >= 0).all()
+
+
+def test_a_correction_is_named_in_each_comparison():
+    rng = np.random.default_rng(1)
+    a = rng.random(50)
+    alone = {str(i): paired_difference(a, a + 0.05 * rng.standard_normal(50)) for i in range(3)}
+    assert {c.correction for c in alone.values()} == {"none, 1 comparison"}
+    assert all(c.adjusted == c.p_value for c in alone.values())
+    found = corrected(alone)
+    assert list(found) == list(alone)
+    assert {c.correction for c in found.values()} == {"holm, 3 comparisons"}
+    assert [c.adjusted for c in found.values()] == adjust(
+        [c.p_value for c in alone.values()]
+    ).tolist()
+    grouped = paired_difference(a, a, groups=np.arange(50) // 10)
+    assert grouped.test == "paired bootstrap over groups of queries"
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: interval([1.0]), r"n ≥ 2. Got shape \(1,\)"),
@@ -74,6 +117,8 @@ def test_groups_are_drawn_together():
         (lambda: interval([1, 2], level=1), r"`level` in \(0, 1\).*level=1"),
         (lambda: interval([1, 2], resamples=0), "resamples=0"),
         (lambda: interval([1, 2], groups=["a", "a"]), "at least two of them. Got shape"),
+        (lambda: adjust([0.5, 1.5]), r"p-values in \[0, 1\]"),
+        (lambda: adjust([0.5], correction="Holm"), r"Got 'Holm'. Did you mean `holm`"),
         (lambda: paired_difference([1, 2], [1, 2, 3]), "same queries from both runs. Got 2 and 3"),
     ],
 )

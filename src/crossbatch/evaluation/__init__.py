@@ -15,6 +15,7 @@ _PUBLIC = {
     "Interval": "crossbatch.evaluation.significance",
     "RetrievalResult": "crossbatch.evaluation.protocol",
     "Search": "crossbatch.evaluation.protocol",
+    "corrected": "crossbatch.evaluation.significance",
     "describe": "crossbatch.evaluation.files",
     "embed_manifest": "crossbatch.evaluation.embed",
     "evaluate": "crossbatch.evaluation.protocol",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from crossbatch.evaluation.significance import (
         Comparison,
         Interval,
+        corrected,
         interval,
         paired_difference,
     )
@@ -52,6 +54,7 @@ __all__ = [
     "KReciprocal",
     "RetrievalResult",
     "Search",
+    "corrected",
     "describe",
     "embed_manifest",
     "evaluate",

@@ -201,9 +201,12 @@ def _prepared(queries: Tile, gallery: Tile, search: Search) -> tuple[Tile, Tile,
             raise CrossbatchError(expected(wanted, asked.device, remedy))
         found = k_reciprocal(asked, held, search.rerank, own=own)
         share = 1 - search.rerank.weight
-        start, columns = torch.from_numpy(found.start), torch.from_numpy(found.columns)
-        values = share * torch.from_numpy(found.values)
-        extra = Extra(search.rerank.weight, start, columns, values)
+        extra = Extra(
+            search.rerank.weight,
+            torch.from_numpy(found.start),
+            torch.from_numpy(found.columns),
+            share * torch.from_numpy(found.values),
+        )
     return queries._replace(embeddings=asked), gallery._replace(embeddings=held), extra
 
 

@@ -11,17 +11,29 @@ Statistical Significance Tests for Information Retrieval Evaluation*, CIKM 2007)
 
 Queries of one class share their fate. To speak of other classes rather than of other queries,
 give the labels as ``groups``: whole classes are drawn then, and the interval is wider.
+
+Of m comparisons each at level 5 %, one in twenty is found by chance. With p_(1) ≤ … ≤ p_(m):
+
+    Holm:                p̃_(i) = max_{j ≤ i} min(1, (m − j + 1) p_(j))       any difference at all
+    Bonferroni:          p̃_(i) = min(1, m p_(i))                             the same, weaker
+    Benjamini-Hochberg:  p̃_(i) = min_{j ≥ i} min(1, m p_(j) / j)             share of false finds
+
+(Holm, *A Simple Sequentially Rejective Multiple Test Procedure*, Scandinavian Journal of
+Statistics 1979; Benjamini, Hochberg, *Controlling the False Discovery Rate*, JRSS B 1995). Holm's
+needs no independence and is the default.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from crossbatch.errors import CrossbatchError, expected
+from crossbatch.errors import CrossbatchError, expected, nearest
 
 Array = np.ndarray[Any, Any]
+Correction = Literal["holm", "bonferroni", "benjamini-hochberg", "none"]
+CORRECTIONS: tuple[Correction, ...] = ("holm", "bonferroni", "benjamini-hochberg", "none")
 _DRAWS = 2**22  # indices held at a time
 
 
@@ -48,6 +60,9 @@ class Comparison:
         wins: Queries on which the second run scores higher.
         losses: Queries on which it scores lower.
         n: Queries.
+        adjusted: The p-value after the correction for other comparisons; without any, itself.
+        correction: Its name, and for how many comparisons it was.
+        test: What was tested how.
     """
 
     difference: float
@@ -57,6 +72,9 @@ class Comparison:
     wins: int
     losses: int
     n: int
+    adjusted: float = float("nan")
+    correction: str = "none, 1 comparison"
+    test: str = "paired bootstrap over queries"
 
 
 def interval(
@@ -134,7 +152,68 @@ def paired_difference(
         wins=int((values > 0).sum()),
         losses=int((values < 0).sum()),
         n=len(values),
+        adjusted=p_value,
+        test="paired bootstrap over " + ("queries" if groups is None else "groups of queries"),
     )
+
+
+def corrected(
+    comparisons: Mapping[str, Comparison], *, correction: Correction = "holm"
+) -> dict[str, Comparison]:
+    """Comparisons with p-values that allow for how many they are.
+
+    Args:
+        comparisons: All that were made, also those that turned out dull; by name.
+        correction: See the module. ``none`` says that nothing was done.
+
+    Returns:
+        The same with ``adjusted`` and ``correction`` set. Intervals stay those of one comparison.
+
+    Raises:
+        CrossbatchError: An unknown correction.
+
+    >>> alone = paired_difference([0, 0, 1, 0, 0, 1, 0, 1], [1, 1, 1, 0, 1, 0, 1, 1])
+    >>> both = corrected({"a": alone, "b": alone})
+    >>> both["a"].adjusted == 2 * alone.p_value, both["a"].correction
+    (True, 'holm, 2 comparisons')
+    """
+    names = list(comparisons)
+    values = adjust([comparisons[name].p_value for name in names], correction=correction)
+    told = f"{correction}, {len(names)} comparison" + ("s" if len(names) != 1 else "")
+    return {
+        name: replace(comparisons[name], adjusted=float(value), correction=told)
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def adjust(p_values: Array | Sequence[float], *, correction: Correction = "holm") -> Array:
+    """Corrected p-values in the order given; see the module.
+
+    Raises:
+        CrossbatchError: Not a list of numbers in [0, 1], or an unknown correction.
+
+    >>> adjust([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        remedy = "Give the p-values of all comparisons."
+        raise CrossbatchError(expected("p-values in [0, 1], shape (m,)", f"{p}", remedy))
+    if correction not in CORRECTIONS:
+        hint = nearest(str(correction), CORRECTIONS)
+        raise CrossbatchError(expected("a correction", repr(correction), hint))
+    m, order = len(p), p.argsort()
+    place = np.arange(1, m + 1)
+    values = p[order]
+    if correction == "holm":
+        values = np.maximum.accumulate((m - place + 1) * values)
+    elif correction == "bonferroni":
+        values = m * values
+    elif correction == "benjamini-hochberg":
+        values = np.minimum.accumulate((m * values / place)[::-1])[::-1]
+    found = np.empty(m)
+    found[order] = np.minimum(values, 1)
+    return found
 
 
 def _bounds(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from crossbatch._files import write_beside
 from crossbatch.data import Manifest
-from crossbatch.evaluation import Evaluation
+from crossbatch.evaluation import Evaluation, corrected
 from crossbatch.report.figures import COLOURS, curve
 from crossbatch.report.groups import METRICS, Group, group_runs
 
@@ -82,9 +82,16 @@ def _rows(groups: list[Group]) -> list[dict[str, Any]]:
 
 def _comparisons(groups: list[Group]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for group in groups[1:]:
+    together = corrected(
+        {
+            f"{place} {metric}": group.against(groups[0], metric)
+            for place, group in enumerate(groups[1:])
+            for metric in ("R@1", "MAP@R")
+        }
+    )
+    for place, group in enumerate(groups[1:]):
         for metric in ("R@1", "MAP@R"):
-            c = group.against(groups[0], metric)
+            c = together[f"{place} {metric}"]
             text = f"{100 * c.difference:+.2f} ({100 * c.low:+.2f} to {100 * c.high:+.2f})"
             rows.append({"name": group.name, "metric": metric, "text": text, "c": c})
     return rows
