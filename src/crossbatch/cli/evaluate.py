@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -15,12 +15,21 @@ from torch import Tensor
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation import (
     Evaluation,
+    Expansion,
+    KReciprocal,
+    RetrievalResult,
+    Search,
+    Trials,
     describe,
     embed_manifest,
     evaluate_manifest,
+    evaluate_trials,
     write_evaluation,
 )
-from crossbatch.training import RunFolder, load_split
+from crossbatch.evaluation.measures import measures
+from crossbatch.training import RunFolder, Split, load_split
+
+METRICS = ("R@1", "R@10", "R@100", "R@1000", "R-precision", "MAP@R", "mAP")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,25 @@ class Options:
     """Processes that decode images."""
     neighbours: int = 5
     """How many of the nearest to keep of each query, for the report."""
+    metrics: tuple[str, ...] = METRICS
+    """By name: R@K, MRR, R-precision, MAP@R, mAP, nDCG, nDCG@K, CMC@K, K a number."""
+    protocol: Literal["roles", "leave-one-out", "query-gallery"] = "roles"
+    """Who searches where: as the column `role` says and, where it says nothing, every image among
+    the others; every image among the others; queries in the gallery."""
+    trials: bool = False
+    """Measure with each random gallery of the manifest, trial_0, trial_1 ..., and average."""
+    exclude_camera: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Ignore images with the label of the query and its value in this column, such as camera."""
+    augment: int = 0
+    """Move every gallery image towards so many of its nearest first."""
+    expand: int = 0
+    """Then move every query towards so many that it finds."""
+    alpha: float = 3.0
+    """Weight of a neighbour in both: its similarity to this power; 0 is the plain average."""
+    rerank: Annotated[tuple[int, int, float] | None, tyro.conf.arg(metavar="K1 K2 LAMBDA")] = None
+    """Then rank by k-reciprocal neighbours; the paper's values are 20 6 0.3."""
+    per_class: int = 0
+    """Show so many of the classes that score worst by the first metric."""
 
 
 def main(argv: list[str]) -> int:
@@ -50,10 +78,22 @@ def main(argv: list[str]) -> int:
         got = f"{options.batch_size} and {options.workers}"
         wanted = "`--batch-size` ≥ 1 and `--workers` ≥ 0"
         raise CrossbatchError(expected(wanted, got, "Choose whole numbers."))
+    counts = {"--augment": options.augment, "--expand": options.expand}
+    for name, count in {**counts, "--per-class": options.per_class}.items():
+        if count < 0:
+            raise CrossbatchError(expected(f"`{name}` ≥ 0", count, "0 leaves it out."))
+    if options.trials and options.protocol != "roles":
+        remedy = "Leave one of them out."
+        got = f"--trials with --protocol {options.protocol}"
+        raise CrossbatchError(expected("trials, which say who searches where", got, remedy))
+    measures((), options.metrics)
+    _search(options)
     console = Console(highlight=False)
     evaluation = run_evaluation(options, console)
     write_evaluation(options.run, evaluation)
     show(console, options.run, evaluation)
+    if options.per_class:
+        _show_classes(console, evaluation, options.per_class)
     return 0
 
 
@@ -80,7 +120,7 @@ def run_evaluation(options: Options, console: Console) -> Evaluation:
         watch=watch,
     )
     with console.status("Searching"):
-        result = evaluate_manifest(embeddings, split.images, neighbours=options.neighbours)
+        result = _score(embeddings, split, options)
     return describe(
         result,
         split=options.split,
@@ -89,21 +129,63 @@ def run_evaluation(options: Options, console: Console) -> Evaluation:
     )
 
 
+def _score(embeddings: Tensor, split: Split, options: Options) -> RetrievalResult | Trials:
+    if options.trials:
+        return evaluate_trials(
+            embeddings,
+            split.images,
+            ks=(),
+            metrics=options.metrics,
+            neighbours=options.neighbours,
+            exclude=options.exclude_camera,
+            search=_search(options),
+        )
+    return evaluate_manifest(
+        embeddings,
+        split.images,
+        ks=(),
+        metrics=options.metrics,
+        neighbours=options.neighbours,
+        protocol=options.protocol,
+        exclude=options.exclude_camera,
+        search=_search(options),
+    )
+
+
+def _search(options: Options) -> Search:
+    return Search(
+        augment=Expansion(options.augment, options.alpha) if options.augment else None,
+        expand=Expansion(options.expand, options.alpha) if options.expand else None,
+        rerank=KReciprocal(*options.rerank) if options.rerank else None,
+    )
+
+
 def show(console: Console, run: Path, evaluation: Evaluation) -> None:
     """Print what was found."""
     result = evaluation.result
-    table = Table("metric", "", "95 % interval", box=None, pad_edge=False)
+    table = Table("metric", "", "95 % interval", "over classes", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, value in result.metrics.items():
         low, high = evaluation.intervals[name]
-        table.add_row(name, f"[bold]{100 * value:.2f}[/]", f"{100 * low:.2f} – {100 * high:.2f}")
+        between = f"{100 * low:.2f} – {100 * high:.2f}"
+        macro = f"{100 * evaluation.macro[name]:.2f}"
+        table.add_row(name, f"[bold]{100 * value:.2f}[/]", between, macro)
     many = len(result.query_ids)
     console.print(
         f"{result.protocol}, split {evaluation.split}: {many:,} queries of "
         f"{len(set(result.labels)):,} classes, {result.gallery:,} images searched"
     )
+    for name in result.search:
+        console.print(f"With {name}", highlight=False)
     console.print(table)
+    for trial in evaluation.trials:
+        first, value = next(iter(trial["metrics"].items()))
+        console.print(f"{trial['trial']}, seed {trial['seed']}: {first} {100 * value:.2f}")
+    if result.idle:
+        console.print(
+            f"[yellow]{', '.join(result.idle)} reach the whole gallery: 1 by definition[/]"
+        )
     if len(result.skipped):
         named = ", ".join(map(str, result.skipped[:5]))
         more = ", …" if len(result.skipped) > 5 else ""
@@ -112,3 +194,13 @@ def show(console: Console, run: Path, evaluation: Evaluation) -> None:
             f"ids {named}{more}[/]"
         )
     console.print(f"Wrote {escape(str(run / 'evaluation'))}.")
+
+
+def _show_classes(console: Console, evaluation: Evaluation, count: int) -> None:
+    found = evaluation.per_class()
+    first = next(iter(found.scores))
+    table = Table("class", "queries", first, box=None, pad_edge=False)
+    for row in found.scores[first].argsort(kind="stable")[:count]:
+        score = f"{100 * found.scores[first][row]:.2f}"
+        table.add_row(escape(str(found.labels[row])), str(found.queries[row]), score)
+    console.print(table)

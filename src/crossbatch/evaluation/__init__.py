@@ -13,20 +13,25 @@ _PUBLIC = {
     "Gallery": "crossbatch.evaluation.protocol",
     "KReciprocal": "crossbatch.evaluation.rerank",
     "Interval": "crossbatch.evaluation.significance",
+    "PerClass": "crossbatch.evaluation.averages",
     "RetrievalResult": "crossbatch.evaluation.protocol",
+    "Trials": "crossbatch.evaluation.averages",
     "Search": "crossbatch.evaluation.protocol",
     "corrected": "crossbatch.evaluation.significance",
     "describe": "crossbatch.evaluation.files",
     "embed_manifest": "crossbatch.evaluation.embed",
     "evaluate": "crossbatch.evaluation.protocol",
     "evaluate_manifest": "crossbatch.evaluation.roles",
+    "evaluate_trials": "crossbatch.evaluation.roles",
     "interval": "crossbatch.evaluation.significance",
+    "per_class": "crossbatch.evaluation.averages",
     "paired_difference": "crossbatch.evaluation.significance",
     "read_evaluation": "crossbatch.evaluation.files",
     "write_evaluation": "crossbatch.evaluation.files",
 }
 
 if TYPE_CHECKING:
+    from crossbatch.evaluation.averages import PerClass, Trials, per_class
     from crossbatch.evaluation.embed import embed_manifest
     from crossbatch.evaluation.files import (
         Evaluation,
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
     )
     from crossbatch.evaluation.protocol import Gallery, RetrievalResult, Search, evaluate
     from crossbatch.evaluation.rerank import Expansion, KReciprocal
-    from crossbatch.evaluation.roles import evaluate_manifest
+    from crossbatch.evaluation.roles import evaluate_manifest, evaluate_trials
     from crossbatch.evaluation.significance import (
         Comparison,
         Interval,
@@ -52,15 +57,19 @@ __all__ = [
     "Gallery",
     "Interval",
     "KReciprocal",
+    "PerClass",
     "RetrievalResult",
     "Search",
+    "Trials",
     "corrected",
     "describe",
     "embed_manifest",
     "evaluate",
     "evaluate_manifest",
+    "evaluate_trials",
     "interval",
     "paired_difference",
+    "per_class",
     "read_evaluation",
     "write_evaluation",
 ]

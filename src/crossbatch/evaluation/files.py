@@ -1,11 +1,13 @@
-"""An evaluation as files: ``evaluation/metrics.json`` and ``per_query.parquet`` of a run folder.
+"""An evaluation as files: ``evaluation/`` of a run folder.
 
-Per-query scores are kept, so that two runs can be compared, and their queries looked at, without
-embedding anything again.
+``metrics.json`` has means, intervals and how they came about, ``per_class.csv`` the means of each
+class, ``per_query.parquet`` the scores of each query, so that two runs can be compared, and their
+queries looked at, without embedding anything again.
 """
 
+import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import pyarrow.parquet as pq
 
 from crossbatch._files import recover_folder, replace_folder
 from crossbatch.errors import FormatError, expected
+from crossbatch.evaluation.averages import PerClass, Trials, per_class
 from crossbatch.evaluation.inputs import Array
 from crossbatch.evaluation.protocol import RetrievalResult
 from crossbatch.evaluation.significance import interval
 
 FORMAT = 1
 FOLDER, METRICS, PER_QUERY = "evaluation", "metrics.json", "per_query.parquet"
+PER_CLASS = "per_class.csv"
 _COLUMNS = ("id", "label", "neighbours", "similarities", "matches")
 
 
@@ -34,6 +38,8 @@ class Evaluation:
         manifest: Where the manifest lay.
         manifest_digest: Of its content then.
         intervals: For each metric the 95 % bootstrap interval over queries.
+        macro: For each metric the mean over classes.
+        trials: Of each trial its name, seed and metrics; none where there was one gallery.
     """
 
     result: RetrievalResult
@@ -41,12 +47,27 @@ class Evaluation:
     manifest: str
     manifest_digest: str
     intervals: dict[str, tuple[float, float]]
+    macro: dict[str, float] = field(default_factory=dict)
+    trials: tuple[dict[str, Any], ...] = ()
+
+    def per_class(self) -> PerClass:
+        """Scores class by class."""
+        return per_class(self.result.labels, self.result.per_query)
 
 
 def describe(
-    result: RetrievalResult, *, split: str, manifest: str, manifest_digest: str
+    result: RetrievalResult | Trials, *, split: str, manifest: str, manifest_digest: str
 ) -> Evaluation:
-    """A result with its intervals and where its images came from. One query has no interval."""
+    """A result with its intervals and where its images came from. One query has no interval.
+
+    Of trials the intervals are those of the images' means over the trials they asked in.
+    """
+    trials: tuple[dict[str, Any], ...] = ()
+    if isinstance(result, Trials):
+        seeds = result.seeds or (None,) * len(result.names)
+        rows = zip(result.names, seeds, result.results, strict=False)
+        trials = tuple({"trial": n, "seed": s, "metrics": r.metrics} for n, s, r in rows)
+        result = result.pooled()
     intervals: dict[str, tuple[float, float]] = {}
     for name, scores in result.per_query.items():
         mean = result.metrics[name]
@@ -54,11 +75,12 @@ def describe(
         if len(scores) > 1:
             found = interval(scores)
             intervals[name] = (found.low, found.high)
-    return Evaluation(result, split, manifest, manifest_digest, intervals)
+    macro = per_class(result.labels, result.per_query).macro()
+    return Evaluation(result, split, manifest, manifest_digest, intervals, macro, trials)
 
 
 def write_evaluation(run: Path, evaluation: Evaluation) -> None:
-    """Write both files into a run folder, over those of an earlier evaluation: both or none.
+    """Write the files into a run folder, over those of an earlier evaluation: all or none.
 
     Raises:
         CrossbatchError: They could not be written; the earlier ones still stand.
@@ -67,6 +89,8 @@ def write_evaluation(run: Path, evaluation: Evaluation) -> None:
     def write(folder: Path) -> None:
         text = json.dumps(_summary(evaluation), indent=2) + "\n"
         (folder / METRICS).write_text(text, encoding="utf-8")
+        with (folder / PER_CLASS).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(_classes(evaluation.per_class()))
         pq.write_table(_table(evaluation.result), folder / PER_QUERY, compression="zstd")
 
     replace_folder(run / FOLDER, write)
@@ -94,6 +118,8 @@ def read_evaluation(run: Path) -> Evaluation:
             manifest=about["manifest"],
             manifest_digest=about["manifest_digest"],
             intervals={name: (low, high) for name, (low, high) in about["intervals"].items()},
+            macro=about.get("macro", {}),
+            trials=tuple(about.get("trials", [])),
         )
     except FormatError:
         raise
@@ -113,9 +139,18 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
         "skipped": {"count": len(result.skipped), "ids": result.skipped.tolist()},
         "metrics": result.metrics,
         "intervals": evaluation.intervals,
+        "macro": evaluation.macro,
+        "search": list(result.search),
+        "idle": list(result.idle),
+        "trials": list(evaluation.trials),
         "manifest": evaluation.manifest,
         "manifest_digest": evaluation.manifest_digest,
     }
+
+
+def _classes(found: PerClass) -> list[list[Any]]:
+    rows = zip(found.labels, found.queries, *found.scores.values(), strict=True)
+    return [["label", "queries", *found.scores], *([*row] for row in rows)]
 
 
 def _table(result: RetrievalResult) -> pa.Table:
@@ -156,4 +191,6 @@ def _result(about: dict[str, Any], table: pa.Table) -> RetrievalResult:
         skipped=np.array(about["skipped"]["ids"], dtype=np.int64),
         gallery=about["gallery"],
         protocol=about["protocol"],
+        search=tuple(about.get("search", [])),
+        idle=tuple(about.get("idle", [])),
     )
