@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from crossbatch.curriculum._estimator import Estimator
+from crossbatch.curriculum.contrast import of_classes
 from crossbatch.curriculum.density import (
     cutoff_density,
     gaussian_density,
@@ -67,6 +68,10 @@ class DensityRanker(Estimator):
             are.
         n_components: Of the PCA, at least 1. Classes of no more images or columns are not
             reduced, since that would change no distance.
+        contrast: Rank and part by own density against the densest other class's
+            (:func:`crossbatch.curriculum.class_contrast`) instead of own density alone, which is
+            wrong where labels are wrong in one direction. Ties go by density. ``density_`` and
+            ``delta_`` stay as they are. Not with ``subsets="centre"``.
         n_jobs: Threads, a class each; -1: one per core. A single class has them all. Results do
             not depend on them.
 
@@ -74,6 +79,8 @@ class DensityRanker(Estimator):
         density_: ρ of each row, shape (N,). To be compared within a class.
         delta_: Distance to the nearest denser row of the class, shape (N,), in units of the
             (reduced) features; for the densest, to the farthest row.
+        contrast_: Shape (N,), in [0, 1]; a half: another class is as dense. With ``contrast``
+            alone.
         subset_: Shape (N,), in [0, n_subsets).
         rank_: Place within the class, shape (N,), 0 for the densest.
         centre_: The densest row of each class, shape (C,).
@@ -103,10 +110,12 @@ class DensityRanker(Estimator):
     subsets: Literal["density", "centre", "quantile"] = "density"
     pca: Literal["per_class", "once"] | None = "per_class"
     n_components: int = 256
+    contrast: bool = False
     n_jobs: int = 1
 
     density_: Floats = field(init=False)
     delta_: Floats = field(init=False)
+    contrast_: Floats = field(init=False)
     subset_: Integers = field(init=False)
     rank_: Integers = field(init=False)
     centre_: Integers = field(init=False)
@@ -141,8 +150,21 @@ class DensityRanker(Estimator):
             self.density_[at], self.delta_[at] = found.density, found.delta
             self.subset_[at], self.rank_[at] = found.subset, found.rank
             self.centre_[c] = at[found.centre]
+        if self.contrast:
+            self._by_contrast(classes)
         self.classes_, self.n_features_in_ = classes.names, classes.x.shape[1]
         return self
+
+    def _by_contrast(self, classes: Classes) -> None:
+        self.contrast_ = np.empty(len(classes.codes))
+        with _torch_threads(_threads(self.n_jobs)):
+            for rows, (found, _) in zip(classes.rows, of_classes(classes), strict=True):
+                order = np.lexsort((self.rank_[rows], -found))
+                quantile = self.subsets == "quantile"
+                part = by_quantile(order, self.n_subsets) if quantile else None
+                self.subset_[rows] = by_density(found, self.n_subsets) if part is None else part
+                self.rank_[rows[order]] = np.arange(len(rows))
+                self.contrast_[rows] = found
 
     def _reduction(self, classes: Classes) -> Callable[[Floats], Floats]:
         k = self.n_components
@@ -188,6 +210,10 @@ class DensityRanker(Estimator):
         if not 0 <= self.quantile <= 1:
             wanted = "`quantile` of DensityRanker in [0, 1]"
             raise CrossbatchError(expected(wanted, self.quantile, "The paper's is 0.6."))
+        if self.contrast and self.subsets == "centre":
+            wanted = "`subsets` other than 'centre' with `contrast`"
+            remedy = "Distances to a centre know no other class: use 'density' or 'quantile'."
+            raise CrossbatchError(expected(wanted, "'centre'", remedy))
         _threads(self.n_jobs)
 
 
