@@ -14,6 +14,7 @@ COMMANDS = {
     "manifest": "list images and labels in one table, checked: folder, csv, sop, ...",
     "train": "train an encoder, with or without a memory; resume a run",
     "evaluate": "measure retrieval on held-out classes",
+    "rank": "which images to believe: density of each class; a page, a list of suspects",
     "report": "one page for a run, or for runs beside each other",
     "embed": "embeddings of a folder or a manifest as Parquet or NumPy",
     "export": "a model for others: a folder with its card, the Hub, ONNX",

@@ -9,8 +9,9 @@ ball around x that holds the k nearest of all of them:
     f_a(x) = |{r ∈ R_a : |x − r| ≤ r_k(x)}| / |R_a|
     contrast(x) = f_own(x) / (f_own(x) + max_{a ≠ own} f_a(x)),    in [0, 1]
 
-A half says that another class is as dense here. An image is no reference for itself. Of the other
-classes those with the nearest means are asked.
+A half says that another class is as dense here; a class of one image gets it, for want of
+evidence. An image is no reference for itself. Of the other classes those with the nearest means
+are asked. k is half the references of the own class, at least 3, at most 32.
 
 The same number tells, without true labels, whether to trust densities (:func:`trust`): if images
 that another class claims are not in the noisier subsets, dense regions are dense in wrong images.
@@ -96,7 +97,9 @@ def _contrast(x: Floats, references: Floats, owner: Places, itself: Places) -> C
     r = torch.as_tensor(references / largest).float()
     norms = r.square().sum(dim=1)
     owners = torch.as_tensor(owner)
-    sizes = torch.bincount(owners).double()
+    sizes, own = torch.bincount(owners).double(), int((owner == 0).sum())
+    if own == 1:
+        return Contrasted(np.full(len(x), 0.5), np.full(len(x), -1, np.intp))
     found, rival = np.empty(len(x)), np.empty(len(x), np.intp)
     for start in range(0, len(x), TILE):
         part = slice(start, start + TILE)
@@ -105,7 +108,7 @@ def _contrast(x: Floats, references: Floats, owner: Places, itself: Places) -> C
         self = torch.as_tensor(itself[part])
         held = (self >= 0).nonzero()[:, 0]
         squares[held, self[held]] = torch.inf
-        k = min(NEIGHBOURS, len(references) - 1)
+        k = min(max(3, own // 2), NEIGHBOURS, len(references) - 1)
         nearest = squares.topk(k, largest=False).indices
         ratio, best = _ratio(owners[nearest], sizes, self >= 0)
         found[part], rival[part] = ratio.numpy(), best.numpy()
@@ -187,7 +190,7 @@ def _sentence(value: float, doubted: float) -> str:
         return f"Few labels look wrong ({share}); the order of densities matters little."
     share = f"{100 * doubted:.0f} % of the images lie where another class is denser"
     if np.isnan(value):
-        return f"No class has two subsets, so there is no order to judge; {share}."
+        return f"No class has subsets that could be judged; {share}."
     if value >= 0.75:
         return f"What other classes claim is in the noisier subsets ({share}): trust it."
     if value >= 0.6:
