@@ -33,6 +33,14 @@ def manifest(path, classes=12, images=6, test=4, side=32):
     return path
 
 
+def with_subsets(path, subsets, **sizes):
+    """A manifest whose images are in these subsets, one after the other."""
+    whole = Manifest.read(manifest(path, **sizes))
+    column = [subsets[row % len(subsets)] for row in range(len(whole))]
+    whole.with_column("subset", column).write(path)
+    return path
+
+
 def options(mode="head", **changes):
     """A small and fast config on a trunk without pretrained weights, as flags."""
     flags = {

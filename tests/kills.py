@@ -59,7 +59,7 @@ def differences(whole, cut):
         pair = expected[name], found[name]
         same = torch.equal(*pair) if torch.is_tensor(pair[0]) else pair[0] == pair[1]
         names |= set() if same else {name}
-    for log in ("log.jsonl", "validation.jsonl", "drift.jsonl"):
+    for log in ("log.jsonl", "validation.jsonl", "drift.jsonl", "stages.jsonl"):
         lines = [
             [line.split('"step_seconds"')[0] for line in (run / log).read_text().splitlines()]
             for run in (whole, cut)

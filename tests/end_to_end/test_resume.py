@@ -1,8 +1,12 @@
 """Killed at any step and resumed equals never stopped, bit for bit, whatever the memory."""
 
+import re
+import sys
+
 import pytest
 
 from tests import blobs
+from tests import kills as driver
 from tests.kills import KINDS, crossbatch, differences, kill_after, state
 
 PARTS = {
@@ -40,3 +44,46 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind, mode, iteration
     assert not differences(whole, cut)
     assert any(name.startswith(PARTS[kind]) for name in state(whole))
     assert "/memory/embeddings" in state(whole)
+
+
+RANKED = """
+import numpy as np, sys, crossbatch.training as training
+from pathlib import Path
+from crossbatch.cli.train import parse
+class Ranker:
+    def fit(self, features, codes):
+        far = np.abs(features - features.mean(0)).sum(1)
+        self.subset_ = np.searchsorted(np.quantile(far, [0.5, 0.8]), far)
+if sys.argv[1] == "--resume":
+    training.resume(Path(sys.argv[2]), ranker=Ranker())
+else:
+    out, config = parse(sys.argv[1:])
+    training.train(config, out, ranker=Ranker())
+"""
+STAGES = """Plan(stages=(
+    Stage(subsets=(0,), balanced=True, epochs=6.0),
+    Stage(subsets=(0, 1), shares=(0.5, 0.5), weights=(1.0, 0.5), lr=0.5, iterations=30),
+    Stage(subsets=(0, 1, 2), shares=(0.5, 0.25, 0.25), weights=(1.0, 0.5, 0.5), rerank=True),
+))"""
+
+
+def test_a_plan_is_resumed_inside_every_stage(tmp_path, monkeypatch):
+    """Killed in the second stage, and in the third, whose subsets the run has ranked itself."""
+    monkeypatch.setattr(driver, "RUN", [sys.executable, "-W", "ignore", "-c", RANKED])
+    manifest = blobs.with_subsets(tmp_path / "blobs.parquet", [0, 0, 0, 1, 1, 2])
+    changes = {"encoder.dropout": 0.3, "iterations": 75, "plan": STAGES, "memory": 16}
+    flags = blobs.options(**changes)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = crossbatch(manifest, "--out", cut, *flags)
+    for step in (26, 57):
+        kill_after(process, cut, step)
+        process = crossbatch("--resume", cut)
+    uninterrupted = crossbatch(manifest, "--out", whole, *flags)
+    assert [process.wait(), uninterrupted.wait()] == [0, 0]
+    assert not differences(whole, cut)
+    stages = (whole / "stages.jsonl").read_text()
+    assert re.findall(r'"iterations": (\d+)', stages) == ["14", "30", "31"]
+    assert state(whole)["/course/stage"] == 2
+    assert state(whole)["/course/subsets"].tolist() == state(cut)["/course/subsets"].tolist()
+    ranked = [(run / "stages" / "3.parquet").read_bytes() for run in (whole, cut)]
+    assert ranked[0] == ranked[1]

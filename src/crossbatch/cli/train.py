@@ -8,8 +8,17 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from crossbatch.curriculum.plan import Plan
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.training import TrainConfig, parse_weighting, read_config, resume, train
+from crossbatch.training import (
+    TrainConfig,
+    parse_plan,
+    parse_weighting,
+    read_config,
+    read_plan,
+    resume,
+    train,
+)
 from crossbatch.weighting import PairWeighting
 
 _registry = tyro.constructors.ConstructorRegistry()
@@ -28,6 +37,28 @@ def _weighting(
         is_instance=lambda value: isinstance(value, PairWeighting),
         str_from_instance=lambda value: [repr(value)],
     )
+
+
+@_registry.primitive_rule
+def _plan(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Plan | None] | None:
+    if info.type != Plan | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PLAN",
+        instance_from_str=lambda words: _read_plan(words[0]),
+        is_instance=lambda value: isinstance(value, Plan | None),
+        str_from_instance=lambda value: [repr(value)],
+    )
+
+
+def _read_plan(text: str) -> Plan | None:
+    """A file, code, or none."""
+    if text.lower() == "none":
+        return None
+    return read_plan(Path(text)) if text.endswith((".yaml", ".yml")) else parse_plan(text)
 
 
 def main(argv: list[str]) -> int:

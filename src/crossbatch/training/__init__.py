@@ -9,6 +9,7 @@ from crossbatch.training.config import (
     TrainConfig,
     ValidationConfig,
     read_config,
+    read_plan,
     write_config,
 )
 from crossbatch.training.run import RunFolder
@@ -33,6 +34,7 @@ __all__ = [
     "parse_plan",
     "parse_weighting",
     "read_config",
+    "read_plan",
     "resume",
     "steps",
     "train",

@@ -26,10 +26,11 @@ import yaml
 
 from crossbatch._check import check_above
 from crossbatch._files import write_beside
+from crossbatch.curriculum.plan import Plan
 from crossbatch.engine import Objective, Reduction
 from crossbatch.errors import CrossbatchError, FormatError, expected, nearest
 from crossbatch.models import EncoderConfig
-from crossbatch.training.code import parse_weighting
+from crossbatch.training.code import parse_plan, parse_weighting
 from crossbatch.weighting import Contrastive, PairWeighting
 
 T = TypeVar("T")
@@ -129,8 +130,11 @@ class TrainConfig:
     """The descent."""
     validation: ValidationConfig = ValidationConfig()
     """The choice of the best checkpoint."""
+    plan: Plan | None = None
+    """Stages over subsets of clean and noisy images: a file of a plan, or curriculumnet,
+    two_stages, clean_only, all_at_once, or a plan as code."""
     iterations: int = 35_000
-    """Optimizer steps."""
+    """Optimizer steps; where every stage of a plan has its own, their sum instead."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; the loss is always taken in float32."""
     workers: int = 2
@@ -211,8 +215,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
         value = getattr(config, f.name)
         if isinstance(value, PairWeighting):
             value = repr(value)
-        result[f.name] = to_mapping(value) if is_dataclass(value) else value
+        result[f.name] = _plain(value)
     return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(element) for element in cast(tuple[Any, ...], value)]
+    return to_mapping(value) if is_dataclass(value) else value
 
 
 def from_mapping(kind: type[T], mapping: dict[str, Any], *, where: str = "") -> T:
@@ -248,6 +258,20 @@ def read_config(path: Path) -> TrainConfig:
     return from_mapping(TrainConfig, mapping)
 
 
+def read_plan(path: Path) -> Plan:
+    """Read a plan from YAML: ``stages``, a list of mappings with the fields of a stage.
+
+    Raises:
+        FormatError: No such file, no YAML, an unknown key, a value of another type.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        remedy = "See `plan` in the config.yaml of a run with one."
+        raise FormatError(expected(f"a YAML plan at {path}", error, remedy)) from error
+    return _convert(Plan, found, where="plan")
+
+
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write a config as YAML."""
     text = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
@@ -276,12 +300,19 @@ def _convert(hint: Any, value: Any, *, where: str) -> Any:
         return _convert(next(a for a in get_args(hint) if a is not NoneType), value, where=where)
     if hint is PairWeighting:
         return parse_weighting(str(value))
+    if hint is Plan and isinstance(value, str):
+        return parse_plan(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        kind, values = get_args(hint)[0], cast(list[Any], value)
+        return tuple(_convert(kind, v, where=f"{where}[{i}]") for i, v in enumerate(values))
     if is_dataclass(hint) and isinstance(value, dict):
         return from_mapping(cast(type[Any], hint), value, where=where)
     return _convert_plain(hint, value, where=where)
 
 
 def _convert_plain(hint: Any, value: Any, *, where: str) -> Any:
+    if get_origin(hint) is tuple:
+        raise FormatError(expected(f"`{where}` as a list", repr(value), "Correct the config."))
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     if hint is float and not isinstance(value, bool):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from crossbatch.data import ImageDataset, Manifest, PKSampler, item_keys
+from crossbatch.data import ImageDataset, Manifest, Sampler, item_keys
 from crossbatch.data.transforms import train_transform
 from crossbatch.features import FeatureTable, extract
 from crossbatch.models import Encoder
@@ -30,9 +30,9 @@ class Material(Protocol):
     """Inputs for training and for validation."""
 
     network: nn.Module
-    """Maps inputs to embeddings of unit norm; what the optimizer trains."""
+    """Maps inputs to embeddings of unit norm, or to logits; what the optimizer trains."""
 
-    def batches(self, sampler: PKSampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    def batches(self, sampler: Sampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Endless batches from the sampler's place on: inputs, and the sampler's rows."""
         ...
 
@@ -57,15 +57,20 @@ class CachedFeatures:
     """Rows of a feature table feed the head."""
 
     def __init__(
-        self, encoder: Encoder, table: FeatureTable, manifest: Manifest, training: np.ndarray
+        self,
+        encoder: Encoder,
+        table: FeatureTable,
+        manifest: Manifest,
+        training: np.ndarray,
+        network: nn.Module,
     ) -> None:
-        self.network: nn.Module = HeadOnly(encoder.head)
+        self.network = network
         self._array, self._training = table.array, training
         self._rows = table.rows(manifest.ids)
         if encoder.config.standardise:
             encoder.head.fit(self._features(training))
 
-    def batches(self, sampler: PKSampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    def batches(self, sampler: Sampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Endless batches of features."""
         del step
         for rows in sampler:
@@ -84,16 +89,21 @@ class Images:
     """Augmented images feed the whole encoder."""
 
     def __init__(
-        self, encoder: Encoder, manifest: Manifest, training: np.ndarray, config: TrainConfig
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        training: np.ndarray,
+        config: TrainConfig,
+        network: nn.Module,
     ) -> None:
-        self.network: nn.Module = encoder
+        self.network = network
         size, mean, std = encoder.config.image_size, encoder.mean, encoder.std
         self._training = training
         self._train = ImageDataset(manifest, train_transform(size, mean, std))
         self._plain = ImageDataset(manifest, plain_transform(encoder))
         self._seed, self._workers = config.seed, config.workers
 
-    def batches(self, sampler: PKSampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    def batches(self, sampler: Sampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Endless batches of images; each is seeded by the step, whoever decodes it."""
         rows: list[np.ndarray] = []  # of batches that the loader has asked for already
 

@@ -6,6 +6,8 @@
 ``environment.json``     versions, device, threads
 ``log.jsonl``            one line per logged step
 ``validation.jsonl``     one line per validation
+``stages.jsonl``         one line per stage of a plan, after its first step
+``stages/``              the subsets of each stage that ranked the images anew
 ``drift.jsonl``          drift of a fixed set of images, where one is asked for
 ``checkpoint.pt``        the last full state: weights, optimizer, memory, sampler, generators
 ``encoder/``             the best encoder so far
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from crossbatch._files import recover_folder, write_beside
@@ -32,6 +36,7 @@ from crossbatch.memory import advise
 from crossbatch.training.config import TrainConfig, read_config, write_config
 
 FORMAT = 2
+_LOGS = ("log.jsonl", "validation.jsonl", "drift.jsonl", "stages.jsonl")
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint; a crash leaves the old one or the new one."""
-        for name in ("log.jsonl", "validation.jsonl", "drift.jsonl"):
+        for name in _LOGS:
             if (self.path / name).exists():
                 with (self.path / name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -155,6 +160,12 @@ class RunFolder:
             except ValueError:
                 return
 
+    def write_subsets(self, stage: int, ids: np.ndarray, subsets: np.ndarray) -> None:
+        """Keep how a stage, counted from 1, ranked the images: ``stages/STAGE.parquet``."""
+        table = pa.table({"id": ids, "subset": subsets})
+        path = self.path / "stages" / f"{stage}.parquet"
+        write_beside(path, lambda part: pq.write_table(table, part, compression="zstd"))
+
     def advice(self) -> str | None:
         """One sentence on the memory's drift over the last quarter of the log, if it has any."""
         rows = [row for row in self.rows("log.jsonl") if row.get("drift") is not None]
@@ -163,7 +174,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Forget what the logs say of steps after ``step``: they will be taken again."""
-        for name in ("log.jsonl", "validation.jsonl", "drift.jsonl"):
+        for name in _LOGS:
             if not (self.path / name).exists():
                 continue
             kept = [json.dumps(row) + "\n" for row in self.rows(name) if row["step"] <= step]

@@ -31,8 +31,9 @@ from crossbatch.engine import (
 )
 from crossbatch.errors import CrossbatchError, TrainingError
 from crossbatch.memory import Drift, younger
+from crossbatch.training.batch import Classes, weighted
 from crossbatch.training.stopwatch import Stopwatch
-from crossbatch.training.trainee import Classes, Trainee
+from crossbatch.training.trainee import Trainee
 
 
 class StepReport(NamedTuple):
@@ -41,6 +42,7 @@ class StepReport(NamedTuple):
     ``drift`` is the mean d² of the batch's images since their rows were stored, ``drift_age`` how
     many batches ago that was on average; None while the memory holds none of them.
     ``age_limit`` is the age up to which rows take part, None where all do.
+    ``stage`` is the stage of the plan, from 1; None without a plan.
     ``step_seconds`` is the time of the step, waiting for its batch included; ``memory_share`` the
     part of it that went to momentum keys, enqueuing and the loss beside the memory, None without.
     """
@@ -57,6 +59,7 @@ class StepReport(NamedTuple):
     drift: float | None
     drift_age: float | None
     age_limit: int | None
+    stage: int | None
     learning_rate: float
     step_seconds: float
     memory_share: float | None
@@ -72,6 +75,8 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
     trainee.network.train()
     batches = trainee.batches()
     while trainee.step < config.iterations:
+        if trainee.enter():
+            batches = trainee.batches()
         watch = Stopwatch(trainee.accelerator.device)
         with watch.part("step"):
             inputs, batch = next(batches)
@@ -137,8 +142,10 @@ def _drift(trainee: Trainee, embeddings: Tensor, batch: Classes) -> Drift | None
 def _objective(
     trainee: Trainee, inputs: Tensor, embeddings: Tensor, batch: Classes, watch: Stopwatch
 ) -> ObjectiveResult:
+    if (own := trainee.task.loss(embeddings, batch)) is not None:
+        return own
     config, memory = trainee.config.memory, trainee.memory
-    device = embeddings.device
+    device, embeddings = embeddings.device, weighted(embeddings, batch.weights)
     take = partial(
         pair_loss,
         embeddings.float(),
@@ -199,6 +206,7 @@ def _report(
         drift=drift.squared.mean().item() if drift is not None and held else None,
         drift_age=drift.ages.float().mean().item() if drift is not None and held else None,
         age_limit=None if trainee.age_limit is None else trainee.age_limit.age,
+        stage=trainee.stage,
         learning_rate=rate,
         step_seconds=watch.seconds("step"),
         memory_share=None if memory is None else watch.seconds("memory") / watch.seconds("step"),

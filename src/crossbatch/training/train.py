@@ -9,9 +9,9 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.evaluation import evaluate
 from crossbatch.training.config import TrainConfig
 from crossbatch.training.cost import Account, predict
+from crossbatch.training.course import Ranker
 from crossbatch.training.probe import EVERY, Probe
 from crossbatch.training.progress import Log, progress
 from crossbatch.training.run import RunFolder
@@ -19,27 +19,35 @@ from crossbatch.training.steps import StepReport, steps
 from crossbatch.training.trainee import Trainee
 
 
-def train(config: TrainConfig, out: Path, *, quiet: bool = False) -> RunFolder:
+def train(
+    config: TrainConfig, out: Path, *, quiet: bool = False, ranker: Ranker | None = None
+) -> RunFolder:
     """Train from the beginning into a new folder.
 
     Args:
         config: The run.
         out: The run folder, new or empty.
         quiet: Show no progress bar.
+        ranker: Ranks the training images again where a stage of the plan asks for it.
 
     Raises:
         CrossbatchError: Bad data or settings, a folder in use, no space. What was saved stays.
     """
     manifest = Manifest.read(config.manifest)
-    trainee = Trainee(config, manifest)
+    trainee = Trainee(config, manifest, ranker=ranker)
     run = RunFolder(out)
     if trainee.accelerator.is_main_process:
         run = RunFolder.create(out, config, digest=manifest.digest())
     return _run(trainee, run, _probe(trainee), quiet=quiet)
 
 
-def resume(path: Path, *, quiet: bool = False) -> RunFolder:
+def resume(path: Path, *, quiet: bool = False, ranker: Ranker | None = None) -> RunFolder:
     """Continue a run from its last checkpoint as if it had never stopped (bit for bit on a CPU).
+
+    Args:
+        path: The run folder.
+        quiet: Show no progress bar.
+        ranker: As :func:`train` was given.
 
     Raises:
         CrossbatchError: No run stands there, or its manifest is not what it was.
@@ -55,7 +63,7 @@ def resume(path: Path, *, quiet: bool = False) -> RunFolder:
                 "Restore that manifest, or begin a new run.",
             )
         )
-    trainee = Trainee(config, manifest)
+    trainee = Trainee(config, manifest, ranker=ranker)
     probe = _probe(trainee)
     state = run.load()
     if state is not None:
@@ -69,12 +77,14 @@ def resume(path: Path, *, quiet: bool = False) -> RunFolder:
 
 def _run(trainee: Trainee, run: RunFolder, probe: Probe | None, *, quiet: bool) -> RunFolder:
     config, main = trainee.config, trainee.accelerator.is_main_process
-    images = config.sampler.classes * config.sampler.instances * trainee.accelerator.num_processes
+    images = trainee.task.batch * trainee.accelerator.num_processes
+    stage = trainee.stage
     quiet = quiet or not main
     with _log(run, trainee, main=main) as log, progress(config, quiet=quiet) as (show, say):
         account = None if quiet or trainee.step == config.iterations else _account(trainee, say)
         since, at = time.perf_counter(), trainee.step
         for report in steps(trainee):
+            stage = _tell_stage(trainee, run, stage, say)
             if account is not None and (line := account.add(report)) is not None:
                 say(line)
             last = report.step == config.iterations
@@ -95,7 +105,7 @@ def _run(trainee: Trainee, run: RunFolder, probe: Probe | None, *, quiet: bool) 
         if account is not None and trainee.memory is not None:
             say(account.measured(trainee.memory))
     if main and trainee.best is None:
-        trainee.encoder.save(run.encoder)
+        trainee.save(run.encoder)
     return run
 
 
@@ -115,18 +125,37 @@ def _account(trainee: Trainee, say: Callable[[str], None]) -> Account | None:
 
 
 def _validate(trainee: Trainee, run: RunFolder) -> None:
-    """Measure the held-out training classes; keep the encoder if it is the best so far."""
+    """Measure what is held out; keep the encoder if it is the best so far."""
     held_out = trainee.validation
     if not len(held_out.rows) or not trainee.accelerator.is_main_process:
         return
-    x, names = trainee.embed(held_out.rows), ("R-precision", "MAP@R")
-    result = evaluate(x, held_out.codes, ids=held_out.ids, ks=(1,), metrics=names)
-    score = result.metrics["MAP@R"]
+    metrics = trainee.task.measure(trainee.embed(held_out.rows), held_out)
+    score = metrics[trainee.task.score]
     best = trainee.best is None or score > trainee.best[1]
     if best:
         trainee.best = (trainee.step, score)
-        trainee.encoder.save(run.encoder)
-    run.append("validation.jsonl", {"step": trainee.step, **result.metrics, "best": best})
+        trainee.save(run.encoder)
+    run.append("validation.jsonl", {"step": trainee.step, **metrics, "best": best})
+
+
+def _tell_stage(
+    trainee: Trainee, run: RunFolder, told: int | None, say: Callable[[str], None]
+) -> int | None:
+    """Log a stage after its first step, with the subsets where they were ranked anew."""
+    course = trainee.course
+    if course is None or trainee.stage == told:
+        return told
+    row = {"step": trainee.step, **course.describe()}
+    if trainee.accelerator.is_main_process:
+        run.append("stages.jsonl", row)
+        if course.now.rerank:
+            run.write_subsets(row["stage"], trainee.training.ids.numpy(), course.subsets)
+        images, batch = (", ".join(f"{n:,}" for n in row[name]) for name in ("images", "batch"))
+        say(
+            f"Stage {row['stage']} of {len(course.lengths)}: {row['iterations']:,} iterations; "
+            f"images {images}; of each in a batch {batch}."
+        )
+    return trainee.stage
 
 
 @contextlib.contextmanager

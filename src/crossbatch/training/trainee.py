@@ -2,37 +2,32 @@
 
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossbatch.collective import Ranks
-from crossbatch.data import Manifest, PKSampler, hold_out
+from crossbatch.data import Manifest, Sampler
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.memory import AgeLimit, CrossBatchNormalisation, MomentumKeys, ShardedMemory
 from crossbatch.models import Encoder
+from crossbatch.training.batch import Classes
 from crossbatch.training.config import TrainConfig, with_capacity
+from crossbatch.training.course import Course, Ranker, default_ranker
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
 from crossbatch.training.memories import make_memory
+from crossbatch.training.tasks import make_task
 from crossbatch.training.warm_up import WarmUp
 
 ADAPTIVE_NOISE = 0.01  # of the running moments; they remember some ten batches
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The images of some classes: their ids and class codes, and their rows in the material."""
-
-    rows: np.ndarray
-    ids: Tensor
-    codes: Tensor
 
 
 class Trainee:
@@ -42,12 +37,17 @@ class Trainee:
         config: The run.
         manifest: Its manifest. Images of the split `train` are trained on; where it has no split
             `validation`, a part of the training classes is held out as one.
+        ranker: Ranks the training images again where a stage of the plan asks for it; by default
+            :class:`crossbatch.DensityRanker`.
 
     Raises:
-        CrossbatchError: Fewer than two training classes, or fewer images than a batch.
+        CrossbatchError: Fewer than two training classes, or fewer images than a batch; a plan
+            without the subsets that it needs.
     """
 
-    def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
+    def __init__(
+        self, config: TrainConfig, manifest: Manifest, *, ranker: Ranker | None = None
+    ) -> None:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             cpu=not torch.accelerator.is_available(),  # else it would not see ranks on CPUs
@@ -57,9 +57,10 @@ class Trainee:
         )
         self.ranks = Ranks.here()
         _seed(config.seed + self.accelerator.process_index)
-        manifest = _with_validation(manifest, config)
-        self.training = _classes(manifest, "train")
-        self.validation = _classes(manifest, "validation")
+        self.task = make_task(config, manifest)
+        manifest = self.task.manifest
+        self.training = _classes(manifest, "train", self.task.codes)
+        self.validation = _classes(manifest, "validation", self.task.codes)
         if not len(self.training.rows):
             raise CrossbatchError(
                 expected(
@@ -68,7 +69,10 @@ class Trainee:
                     "Make a manifest whose split `train` has at least two classes.",
                 )
             )
+        config = replace(config, encoder=self.task.encoder(config.encoder))
         self.config = with_capacity(config, len(self.training.rows))
+        self.ranker = ranker
+        self.course = self._course()
         self._feed, self._place = self._sampler(), self._sampler()
         torch.manual_seed(config.seed)  # the same weights on every rank
         self.encoder = Encoder(config.encoder)
@@ -93,19 +97,47 @@ class Trainee:
     def batches(self) -> Iterator[tuple[Tensor, Classes]]:
         """Inputs, codes and ids from the current place in the stream on."""
         device = self.accelerator.device
+        weights = None if self.course is None else self.course.weights()
         self._feed.load_state_dict(self._place.state_dict())
         for inputs, local in self.material.batches(self._feed, self.step):
             self._place.skip(self.accelerator.num_processes)
-            chosen = Classes(local, self.training.ids[local], self.training.codes[local])
-            yield inputs.to(device, non_blocking=True), chosen
+            chosen = Classes(
+                local,
+                self.training.ids[local],
+                self.training.codes[local],
+                None if weights is None else weights[local],
+            )
+            yield self.task.vary(inputs.to(device, non_blocking=True), chosen, self.step)
+
+    def enter(self) -> bool:
+        """Begin the stage that the next step is in: whether other batches come from here on.
+
+        Cost: where the stage ranks anew, a forward pass of every training image and the ranking.
+
+        Raises:
+            CrossbatchError: The images as they are ranked now cannot fill a batch.
+        """
+        if self.course is None or self.course.stage == self.course.at(self.step):
+            return False
+        self.course.stage = self.course.at(self.step)
+        if self.course.now.rerank:
+            self.course.subsets = self._rank()
+        self._feed, self._place = self._sampler(), self._sampler()
+        return True
 
     def learning_rate(self) -> float:
-        """η of the next step: a linear rise, then a cosine to zero."""
+        """η of the next step: a linear rise, then a cosine to zero; times the stage's factor."""
         o, total = self.config.optimizer, self.config.iterations
+        highest = o.lr if self.course is None else o.lr * self.course.now.lr
         if self.step < o.warmup:
-            return o.lr * (self.step + 1) / o.warmup
+            return highest * (self.step + 1) / o.warmup
         done = (self.step - o.warmup) / max(total - o.warmup, 1)
-        return o.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return highest * 0.5 * (1 + math.cos(math.pi * done))
+
+    @property
+    def stage(self) -> int | None:
+        """Of the plan, from 1; 0 before the first step, None without a plan."""
+        return None if self.course is None else self.course.stage + 1
 
     @property
     def started(self) -> bool:
@@ -150,16 +182,28 @@ class Trainee:
         network.train()
 
     @torch.inference_mode()
-    def embed(self, rows: np.ndarray) -> Tensor:
-        """Embeddings of rows of the manifest without augmentation, in evaluation mode."""
+    def embed(
+        self, rows: np.ndarray, of: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__
+    ) -> Tensor:
+        """What the network says of rows of the manifest, not augmented, in evaluation mode.
+
+        Args:
+            rows: Of the manifest.
+            of: Takes network and inputs to the rows of the result; by default the network does.
+        """
         network = self.accelerator.unwrap_model(self.network)  # other ranks may not take part
         network.eval()
         parts = [
-            network(x.to(self.accelerator.device)).float().cpu()
+            of(network, x.to(self.accelerator.device)).float().cpu()
             for x in self.material.inputs(rows)
         ]
         network.train()
         return torch.cat(parts)
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder as it is now."""
+        network = self.accelerator.unwrap_model(self.network)
+        self.task.save(self.encoder, network, folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; a sharded memory is gathered by all ranks."""
@@ -174,6 +218,7 @@ class Trainee:
             "normalisation": self._moments(),
             "warm_up": self.warm_up.state_dict(),
             "age_limit": None if self.age_limit is None else self.age_limit.state_dict(),
+            "course": None if self.course is None else self.course.state_dict(),
             "sampler": self._place.state_dict(),
             "generators": _generators(),
         }
@@ -193,6 +238,9 @@ class Trainee:
         self.warm_up.load_state_dict(state["warm_up"])
         if self.age_limit is not None:
             self.age_limit.load_state_dict(state["age_limit"])
+        if self.course is not None:
+            self.course.load_state_dict(state["course"])
+            self._feed, self._place = self._sampler(), self._sampler()
         self._place.load_state_dict(state["sampler"])
         if self.accelerator.num_processes == 1:
             _set_generators(state["generators"])
@@ -217,15 +265,46 @@ class Trainee:
     def _moments(self) -> dict[str, Any] | None:
         return None if self.normalisation is None else self.normalisation.state_dict()
 
-    def _sampler(self) -> PKSampler:
-        return PKSampler(
+    def _sampler(self) -> Sampler:
+        rank = self.accelerator.process_index
+        if self.course is not None and self.course.stage >= 0:
+            return self.course.sampler(rank=rank)
+        return self.task.sampler(
             self.training.codes.numpy(),
-            classes=self.config.sampler.classes,
-            instances=self.config.sampler.instances,
             seed=self.config.seed,
-            rank=self.accelerator.process_index,
+            rank=rank,
             world=self.accelerator.num_processes,
         )
+
+    def _course(self) -> Course | None:
+        if self.config.plan is None:
+            return None
+        if any(stage.rerank for stage in self.config.plan.stages):
+            self.ranker = self.ranker or default_ranker()
+            if self.ranker is None:
+                remedy = "Pass one to Trainee, train and resume."
+                raise CrossbatchError(
+                    expected("a ranker for a plan with `rerank`", "none", remedy)
+                )
+        world = self.accelerator.num_processes
+        course = Course(
+            self.config, self.task, self.task.manifest, training=self.training, world=world
+        )
+        self.config = replace(self.config, iterations=course.iterations)
+        return course
+
+    def _rank(self) -> np.ndarray:
+        """The subsets of the training images as the network sees them now, alike on all ranks."""
+        assert self.ranker is not None
+        codes = self.training.codes
+        found = torch.zeros(len(codes), dtype=torch.int64)
+        if self.accelerator.is_main_process:
+            features = self.embed(self.training.rows, self.task.features)
+            self.ranker.fit(features.numpy(), codes.numpy())
+            found = torch.from_numpy(np.asarray(self.ranker.subset_, np.int64))
+        found = found.to(self.accelerator.device)
+        self.ranks.add(found)  # the others add nothing
+        return found.cpu().numpy()
 
     @property
     def memory_device(self) -> torch.device:
@@ -242,28 +321,17 @@ class Trainee:
         return MomentumKeys(network, self.config.memory.momentum)
 
     def _material(self, manifest: Manifest) -> Material:
+        rows, network = self.training.rows, self.task.network(self.encoder)
         if self.config.mode == "fine_tune":
-            return Images(self.encoder, manifest, self.training.rows, self.config)
+            return Images(self.encoder, manifest, rows, self.config, network)
         with self.accelerator.main_process_first():
             table = feature_table(self.encoder, manifest, self.config)
-        return CachedFeatures(self.encoder, table, manifest, self.training.rows)
+        return CachedFeatures(self.encoder, table, manifest, rows, network)
 
 
-def _with_validation(manifest: Manifest, config: TrainConfig) -> Manifest:
-    """Hold out at least two training classes, where there are four or more."""
-    splits = manifest.column("split")
-    classes = len(set(manifest.codes[splits == "train"]))
-    if not config.validation.fraction or "validation" in set(splits) or classes < 4:
-        return manifest
-    fraction = max(config.validation.fraction, 2 / classes)
-    return hold_out(manifest, split="validation", fraction=fraction, seed=config.seed)
-
-
-def _classes(manifest: Manifest, split: str) -> Classes:
+def _classes(manifest: Manifest, split: str, codes: np.ndarray) -> Classes:
     rows = np.flatnonzero(manifest.column("split") == split)
-    return Classes(
-        rows, torch.from_numpy(manifest.ids[rows]), torch.from_numpy(manifest.codes[rows])
-    )
+    return Classes(rows, torch.from_numpy(manifest.ids[rows]), torch.from_numpy(codes[rows]))
 
 
 def _seed(seed: int) -> None:
