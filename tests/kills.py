@@ -18,6 +18,7 @@ KINDS = {
     "int8": {"memory.dtype": "int8"},
     "normalised": {"memory.normalise": "adaptive", "memory.start_drift": 0.5, "probe": 6},
     "young": {"memory.drift_limit": 0.3, "memory.momentum": 0.0},
+    "prism": {"memory.noise": 0.3, "memory.sub_centres": 2},
     "chunks": {"sampler.chunk": 3},
 }
 """Every kind of memory, as changes of ``blobs.options``."""

@@ -321,6 +321,17 @@ def test_the_memory_keeps_its_proportion_of_the_gradient(manifest):
     assert ends[0] == ends[1]
 
 
+def test_what_is_not_believed_is_neither_trained_on_nor_stored(manifest):
+    changes = {"memory.noise": 0.4, "memory": 500, "iterations": 25}
+    trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))
+    reports = list(steps(trainee))
+    assert [r.kept for r in reports[:6]] == [8] * 6  # warming up, then an empty memory
+    kept = [r.kept for r in reports[6:]]
+    assert all(1 <= k <= 8 for k in kept)
+    assert 2 < sum(kept) / len(kept) < 7
+    assert [r.memory_size for r in reports[5:]] == [8 + sum(kept[:n]) for n in range(20)]
+
+
 def test_an_age_limit_follows_the_drift(manifest):
     ends = {}
     for bound in (0.0, 0.05, 1.9):

@@ -37,6 +37,12 @@ class Classes:
     weights: Tensor | None = None
     mixed: Mixture | None = None
 
+    def only(self, keep: Tensor) -> "Classes":
+        """Those of the rows for which a mask is true; of plain images."""
+        keep = keep.cpu()
+        weights = None if self.weights is None else self.weights[keep]
+        return Classes(self.rows[keep.numpy()], self.ids[keep], self.codes[keep], weights)
+
 
 def weighted(embeddings: Tensor, weights: Tensor | None) -> Tensor:
     """z', of shape (B, D), for weights (B,); z itself without any."""

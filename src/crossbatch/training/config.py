@@ -81,6 +81,11 @@ class MemoryConfig:
     """Where the rows are: beside the network, or in the CPU's memory, copied for every loss."""
     momentum: float = 0.99
     """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
+    noise: float = 0.0
+    """Share of labels that are thought wrong: PRISM leaves out the images whose labels the memory
+    believes least; 0 believes all."""
+    sub_centres: int = 1
+    """Means of a class that PRISM compares with."""
     momentum_schedule: Literal["constant", "cosine"] = "constant"
     """Keep the momentum, or let it rise to 1 along the run."""
 
@@ -182,6 +187,14 @@ class TrainConfig:
                     "`memory.proportion` ≥ 0 and `memory.start_drift` ≥ 0",
                     f"{self.memory.proportion} and {self.memory.start_drift}",
                     "0 leaves the weight and the start as they are set.",
+                )
+            )
+        if not 0 <= self.memory.noise < 1 or self.memory.sub_centres < 1:
+            raise CrossbatchError(
+                expected(
+                    "`memory.noise` in [0, 1) and `memory.sub_centres` ≥ 1",
+                    f"{self.memory.noise} and {self.memory.sub_centres}",
+                    "0.2 leaves a fifth of the images out; 0 believes all labels.",
                 )
             )
         if not 0 <= self.memory.drift_limit < 2:

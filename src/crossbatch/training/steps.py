@@ -41,7 +41,8 @@ class StepReport(NamedTuple):
 
     ``drift`` is the mean d² of the batch's images since their rows were stored, ``drift_age`` how
     many batches ago that was on average; None while the memory holds none of them.
-    ``age_limit`` is the age up to which rows take part, None where all do.
+    ``age_limit`` is the age up to which rows take part, None where all do. ``kept`` is how many
+    images of the batch had labels that were believed.
     ``stage`` is the stage of the plan, from 1; None without a plan.
     ``step_seconds`` is the time of the step, waiting for its batch included; ``memory_share`` the
     part of it that went to momentum keys, enqueuing and the loss beside the memory, None without.
@@ -59,6 +60,7 @@ class StepReport(NamedTuple):
     drift: float | None
     drift_age: float | None
     age_limit: int | None
+    kept: int | None
     stage: int | None
     learning_rate: float
     step_seconds: float
@@ -145,6 +147,10 @@ def _objective(
     if (own := trainee.task.loss(embeddings, batch)) is not None:
         return own
     config, memory = trainee.config.memory, trainee.memory
+    if trainee.prism is not None and memory is not None and trainee.started and len(memory):
+        codes, ids = (x.to(embeddings.device) for x in (batch.codes, batch.ids))
+        keep = trainee.prism(embeddings, codes, ids=ids, references=memory).keep
+        inputs, embeddings, batch = inputs[keep.cpu()], embeddings[keep], batch.only(keep)
     device, embeddings = embeddings.device, weighted(embeddings, batch.weights)
     take = partial(
         pair_loss,
@@ -193,6 +199,7 @@ def _report(
 ) -> StepReport:
     batch, memory = result.batch, result.memory
     held = drift is not None and len(drift.ages) > 0
+    anchors = None if trainee.prism is None else batch or memory
     return StepReport(
         step=trainee.step,
         loss=result.value.item(),
@@ -206,6 +213,7 @@ def _report(
         drift=drift.squared.mean().item() if drift is not None and held else None,
         drift_age=drift.ages.float().mean().item() if drift is not None and held else None,
         age_limit=None if trainee.age_limit is None else trainee.age_limit.age,
+        kept=None if anchors is None else len(anchors.active_positives),
         stage=trainee.stage,
         learning_rate=rate,
         step_seconds=watch.seconds("step"),

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from crossbatch.collective import Ranks
 from crossbatch.data import Manifest, Sampler
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.memory import AgeLimit, CrossBatchNormalisation, MomentumKeys, ShardedMemory
+from crossbatch.memory import (
+    AgeLimit,
+    CrossBatchNormalisation,
+    MomentumKeys,
+    Prism,
+    ShardedMemory,
+)
 from crossbatch.models import Encoder
 from crossbatch.training.batch import Classes
 from crossbatch.training.config import TrainConfig, with_capacity
@@ -91,6 +97,8 @@ class Trainee:
         self.warm_up = WarmUp(self.config.memory.start, self.config.memory.start_drift)
         limit = self.config.memory.drift_limit
         self.age_limit = AgeLimit(limit) if limit else None
+        noise, sub_centres = self.config.memory.noise, self.config.memory.sub_centres
+        self.prism = Prism(noise, sub_centres=sub_centres) if noise else None
         self.step = 0
         self.best: tuple[int, float] | None = None
 
@@ -217,6 +225,7 @@ class Trainee:
             "keys": None if self.keys is None else self.keys.state_dict(),
             "normalisation": self._moments(),
             "warm_up": self.warm_up.state_dict(),
+            "prism": None if self.prism is None else self.prism.state_dict(),
             "age_limit": None if self.age_limit is None else self.age_limit.state_dict(),
             "course": None if self.course is None else self.course.state_dict(),
             "sampler": self._place.state_dict(),
@@ -236,6 +245,8 @@ class Trainee:
         if self.normalisation is not None:
             self.normalisation.load_state_dict(state["normalisation"])
         self.warm_up.load_state_dict(state["warm_up"])
+        if self.prism is not None:
+            self.prism.load_state_dict(state["prism"])
         if self.age_limit is not None:
             self.age_limit.load_state_dict(state["age_limit"])
         if self.course is not None:
