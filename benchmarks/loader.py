@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from crossbatch._torchvision import import_torchvision
 from crossbatch.data import ImageDataset, from_folder
+from crossbatch.data.pack import pack
 from crossbatch.data.transforms import train_transform
 
 import_torchvision()
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=500)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quality", type=int, default=90)
+    parser.add_argument("--quality", type=int, default=80)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,9 +74,12 @@ def sides(root: Path, size: int) -> dict[str, DataLoader[torch.Tensor]]:
     theirs = datasets.ImageFolder(str(root), standard)
     transform = train_transform(size, MEAN, STD, scale=(0.08, 1.0))
     ours = ImageDataset(from_folder(root).manifest, transform)
+    packed = pack(ours.manifest, root.parent / "pack", shortest=256)
+    cached = ImageDataset(ours.manifest, transform, packed=packed)
     return {
         "torchvision": DataLoader(theirs, batch_size=BATCH),
         "crossbatch": DataLoader(ours, batch_size=BATCH),
+        "crossbatch, packed": DataLoader(cached, batch_size=BATCH),
     }
 
 

@@ -12,6 +12,7 @@ from crossbatch.errors import CrossbatchError, expected, nearest
 
 COMMANDS = {
     "manifest": "list images and labels in one table, checked: folder, csv, sop, ...",
+    "pack": "decode all images once, for trainings to map",
     "train": "train an encoder, with or without a memory; resume a run",
     "evaluate": "measure retrieval on held-out classes",
     "rank": "which images to believe: density of each class; a page, a list of suspects",

@@ -14,6 +14,7 @@ _PUBLIC = {
     "Manifest": "crossbatch.data.manifest",
     "MixedSampler": "crossbatch.data.image_sampler",
     "PKSampler": "crossbatch.data.sampler",
+    "PackedImages": "crossbatch.data.pack",
     "Problem": "crossbatch.data.problems",
     "Sampler": "crossbatch.data.image_sampler",
     "Validation": "crossbatch.data.problems",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from crossbatch.data.image_sampler import ImageSampler, MixedSampler, Sampler
     from crossbatch.data.importers import from_csv, from_folder
     from crossbatch.data.manifest import Manifest
+    from crossbatch.data.pack import PackedImages
     from crossbatch.data.problems import Imported, Kind, Problem, Validation
     from crossbatch.data.sampler import PKSampler
     from crossbatch.data.validation import validate
@@ -44,6 +46,7 @@ __all__ = [
     "Manifest",
     "MixedSampler",
     "PKSampler",
+    "PackedImages",
     "Problem",
     "Sampler",
     "Validation",

@@ -7,11 +7,13 @@ depend on the number of workers, their order, or how often training was interrup
 from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from crossbatch.data._decode import decode
 from crossbatch.data.manifest import Manifest
+from crossbatch.data.pack import PackedImages
 from crossbatch.data.transforms import Pipeline, Transform, seeded
 from crossbatch.errors import CrossbatchError, expected
 
@@ -40,10 +42,14 @@ class ImageDataset(Dataset[Tensor]):
         transform: Makes a tensor of an RGB picture. One of ours chooses its crop before the file
             is decoded; if another has an attribute `shortest`, JPEG files are decoded no larger
             than needed for a shorter side of that many pixels.
+        packed: The same images, decoded before: they are looked at instead of the files.
     """
 
-    def __init__(self, manifest: Manifest, transform: Transform) -> None:
+    def __init__(
+        self, manifest: Manifest, transform: Transform, *, packed: PackedImages | None = None
+    ) -> None:
         self.manifest = manifest
+        self.packed = packed
         self.transform = transform
         self._shortest: int | None = getattr(transform, "shortest", None)
 
@@ -61,6 +67,11 @@ class ImageDataset(Dataset[Tensor]):
             return self._read(int(row))
 
     def _read(self, row: int) -> Tensor:
+        if self.packed is not None:
+            pixels = self.packed.pixels(row)
+            if isinstance(self.transform, Pipeline):
+                return self.transform.see(pixels)
+            return self.transform(Image.fromarray(pixels))
         source = self.manifest.path(row) or self.manifest.image_bytes(row)
         try:
             if isinstance(self.transform, Pipeline):

@@ -144,6 +144,8 @@ class TrainConfig:
     """Of the network; the loss is always taken in float32."""
     workers: int = 2
     """Processes that decode images."""
+    cache: str | None = None
+    """A folder that `crossbatch pack` made, from which `fine_tune` reads the images."""
     save_every: int = 500
     """Iterations between checkpoints, the most that a crash can cost."""
     log_every: int = 10

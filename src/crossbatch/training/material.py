@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from crossbatch.data import ImageDataset, Manifest, Sampler, item_keys
+from crossbatch.data import ImageDataset, Manifest, PackedImages, Sampler, item_keys
 from crossbatch.data.transforms import train_transform
+from crossbatch.errors import CrossbatchError, expected
 from crossbatch.features import FeatureTable, extract
 from crossbatch.models import Encoder
 from crossbatch.models.encoding import plain_transform
@@ -99,8 +100,13 @@ class Images:
         self.network = network
         size, mean, std = encoder.config.image_size, encoder.mean, encoder.std
         self._training = training
-        self._train = ImageDataset(manifest, train_transform(size, mean, std))
-        self._plain = ImageDataset(manifest, plain_transform(encoder))
+        packed, plain = _packed(manifest, config), plain_transform(encoder)
+        if packed is not None and packed.shortest < plain.side:
+            wanted = f"a cache of images with a shorter side of {plain.side} pixels at least"
+            remedy = f"Make it again: `crossbatch pack --shortest {plain.side}`."
+            raise CrossbatchError(expected(wanted, packed.shortest, remedy))
+        self._train = ImageDataset(manifest, train_transform(size, mean, std), packed=packed)
+        self._plain = ImageDataset(manifest, plain, packed=packed)
         self._seed, self._workers = config.seed, config.workers
 
     def batches(self, sampler: Sampler, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
@@ -132,6 +138,10 @@ class Images:
             generator=torch.Generator(),
         )
         yield from loader
+
+
+def _packed(manifest: Manifest, config: TrainConfig) -> PackedImages | None:
+    return None if config.cache is None else PackedImages.open(config.cache, manifest)
 
 
 def feature_table(encoder: Encoder, manifest: Manifest, config: TrainConfig) -> FeatureTable:
