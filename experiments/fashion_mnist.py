@@ -22,6 +22,7 @@ CLASSES = (
 
 
 def main() -> None:
+    """Write both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--from", dest="source", type=Path, default=PACKAGED)
