@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "ClassificationResult": "crossbatch.evaluation.classification",
     "Comparison": "crossbatch.evaluation.significance",
     "Evaluation": "crossbatch.evaluation.files",
     "Expansion": "crossbatch.evaluation.rerank",
@@ -17,6 +18,7 @@ _PUBLIC = {
     "RetrievalResult": "crossbatch.evaluation.protocol",
     "Trials": "crossbatch.evaluation.averages",
     "Search": "crossbatch.evaluation.protocol",
+    "classify": "crossbatch.evaluation.classification",
     "corrected": "crossbatch.evaluation.significance",
     "describe": "crossbatch.evaluation.files",
     "embed_manifest": "crossbatch.evaluation.embed",
@@ -24,6 +26,8 @@ _PUBLIC = {
     "evaluate_manifest": "crossbatch.evaluation.roles",
     "evaluate_trials": "crossbatch.evaluation.roles",
     "interval": "crossbatch.evaluation.significance",
+    "read_classification": "crossbatch.evaluation.classification",
+    "write_classification": "crossbatch.evaluation.classification",
     "per_class": "crossbatch.evaluation.averages",
     "paired_difference": "crossbatch.evaluation.significance",
     "read_evaluation": "crossbatch.evaluation.files",
@@ -32,6 +36,12 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from crossbatch.evaluation.averages import PerClass, Trials, per_class
+    from crossbatch.evaluation.classification import (
+        ClassificationResult,
+        classify,
+        read_classification,
+        write_classification,
+    )
     from crossbatch.evaluation.embed import embed_manifest
     from crossbatch.evaluation.files import (
         Evaluation,
@@ -51,6 +61,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ClassificationResult",
     "Comparison",
     "Evaluation",
     "Expansion",
@@ -61,6 +72,7 @@ __all__ = [
     "RetrievalResult",
     "Search",
     "Trials",
+    "classify",
     "corrected",
     "describe",
     "embed_manifest",
@@ -70,7 +82,9 @@ __all__ = [
     "interval",
     "paired_difference",
     "per_class",
+    "read_classification",
     "read_evaluation",
+    "write_classification",
     "write_evaluation",
 ]
 
