@@ -6,7 +6,7 @@
 
 Images search among each other (or the first N of them in all), in classes of 2 to 12 as in
 Stanford Online Products; ``half`` puts half of them into one class, ``thousands`` makes classes of
-1,000. All contenders take turns in one process; times are the best of the repeats. Bare is
+1,000. All contenders take turns in one process; times are processor time, best of the repeats. Bare is
 the product of all pairs, tile by tile into one buffer that stays in the second cache. PML is
 AccuracyCalculator(k=1000) of pytorch-metric-learning, which searches with faiss; faiss is a flat
 index, k = 1000, the search alone. Memory is the peak beside what stood before.
@@ -15,6 +15,7 @@ index, k = 1000, the search alone. Memory is the peak beside what stood before.
 import argparse
 import gc
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,9 +109,9 @@ def measured(run: Callable[[], object]) -> tuple[float, float, object]:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()
-    start = time.perf_counter()
+    start = time.process_time()
     found = run()
-    return time.perf_counter() - start, (peak() - before) / 1e6, found
+    return time.process_time() - start, (peak() - before) / 1e6, found
 
 
 def main() -> None:
@@ -137,6 +138,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for name in chosen:
             found = measured(runs[name])
+            print(f"{name}: {found[0]:.2f} s", file=sys.stderr, flush=True)
             if name not in best or found[0] < best[name][0]:
                 best[name] = found
     bare = best["product"][0] if "product" in best else float("nan")
