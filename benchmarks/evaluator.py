@@ -8,7 +8,7 @@ Images search among each other (or the first N of them in all), in classes of 2 
 Stanford Online Products; ``half`` puts half of them into one class, ``thousands`` makes classes of
 1,000. All contenders take turns in one process; times are processor time, the best of the repeats,
 as others may use the machine. Bare is the product of all pairs, tile by tile into one buffer. PML
-is AccuracyCalculator(k=1000) of pytorch-metric-learning, which searches with faiss; faiss is a flat
+is AccuracyCalculator(k=1000) of pytorch-metric-learning, searching with faiss; faiss is a flat
 index, k = 1000, the search alone. Memory is the peak beside what stood before.
 """
 
