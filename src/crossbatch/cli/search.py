@@ -1,0 +1,96 @@
+"""``crossbatch search INDEX IMAGE ...``: the most similar pictures of an index."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from crossbatch.cli._pictures import load_encoder
+from crossbatch.search import GalleryIndex, Hit, together, write_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Find the pictures of an index that are most similar to some images."""
+
+    index: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="INDEX")]]
+    """The folder that `crossbatch index` made."""
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE")]]
+    """Image files, a query each."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """How many to find."""
+    where: Annotated[str | None, tyro.conf.arg(metavar="CONDITION")] = None
+    """Only among items that meet it, such as "label = 'shoe' AND id < 100"."""
+    together: bool = False
+    """The images show one thing and are one query."""
+    exact: bool = False
+    """Do not use the approximate index of a large gallery."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Embed with this run's encoder, which must be that of the index [default: the index's]."""
+    json: bool = False
+    """Print JSON."""
+    gallery: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write a page with the pictures, such as out.html."""
+
+
+def main(argv: list[str]) -> int:
+    """Search and show what was found."""
+    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Search], prog="crossbatch search", args=argv)
+    index = GalleryIndex.open(options.index)
+    encoder = index.encoder if options.run is None else load_encoder(options.run, "cpu")
+    model = index.model if options.run is None else encoder.digest()
+    index.check_model(model)
+    embeddings = np.asarray(encoder.encode(list(options.images)))
+    if options.together:
+        embeddings = together(embeddings)
+    exact = True if options.exact else None
+    found = index.search(embeddings, model=model, k=options.k, where=options.where, exact=exact)
+    queries = [options.images] if options.together else [(image,) for image in options.images]
+    if options.json:
+        print(json.dumps([_plain(*pair) for pair in zip(queries, found, strict=True)], indent=2))
+    else:
+        for query, hits in zip(queries, found, strict=True):
+            _show(query, hits)
+    if options.gallery is not None:
+        write_page(options.gallery, index, found, queries=queries, where=options.where)
+        Console(stderr=True).print(f"Wrote {escape(str(options.gallery))}.", soft_wrap=True)
+    return 0
+
+
+def _plain(query: Sequence[Path], hits: Sequence[Hit]) -> dict[str, Any]:
+    shown = [
+        {
+            "similarity": round(hit.similarity, 6),
+            "id": hit.item.id,
+            "label": hit.item.label,
+            "path": hit.item.path,
+            "metadata": {key: _word(value) for key, value in hit.item.metadata.items()},
+        }
+        for hit in hits
+    ]
+    return {"query": [str(path) for path in query], "hits": shown}
+
+
+def _word(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _show(query: Sequence[Path], hits: Sequence[Hit]) -> None:
+    further = list(dict.fromkeys(key for hit in hits for key in hit.item.metadata))
+    table = Table(
+        "", "similarity", "id", "label", "path", *further, box=None, pad_edge=False,
+        title=escape(", ".join(map(str, query))), title_justify="left",
+    )  # fmt: skip
+    for place, (item, similarity) in enumerate(hits, start=1):
+        values = (item.metadata.get(key) for key in further)
+        words = (item.label, item.path, *("" if v is None else str(v) for v in values))
+        table.add_row(str(place), f"{similarity:.3f}", str(item.id), *map(escape, words))
+    console = Console(highlight=False)
+    console.print(table if hits else f"{escape(str(query[0]))}: nothing meets the condition.")
