@@ -27,11 +27,13 @@ def slow(vectors, queries, k, among=None):
     return np.array(rows, np.int64).reshape(len(queries), -1), np.array(values)
 
 
+@pytest.mark.parametrize("group", [1, 3, 64])
 @pytest.mark.parametrize("entries", [1, 50, 2**20])
 @pytest.mark.parametrize("queries", [1, 7])
 @pytest.mark.parametrize("k", [1, 5, 40, 60])
-def test_nearest_is_sorting_everything(monkeypatch, entries, queries, k):
+def test_nearest_is_sorting_everything(monkeypatch, group, entries, queries, k):
     monkeypatch.setattr(module, "ENTRIES", entries)
+    monkeypatch.setattr(module, "GROUP", group)
     vectors, asked = unit(40), unit(queries, seed=1)
     rows, similarities = slow(vectors, asked, k)
     found = nearest(vectors, asked, k)
@@ -48,7 +50,8 @@ def test_among_some_rows():
 
 
 @pytest.mark.parametrize("queries", [1, 3])
-def test_equal_similarities_stand_in_the_order_of_the_rows(queries):
+def test_equal_similarities_stand_in_the_order_of_the_rows(queries, monkeypatch):
+    monkeypatch.setattr(module, "GROUP", 2)
     vectors = np.repeat(unit(4), 5, axis=0)
     found = nearest(vectors, vectors[:1].repeat(queries, axis=0), 7)
     assert found.rows[0, :5].tolist() == [0, 1, 2, 3, 4]
