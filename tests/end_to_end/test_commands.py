@@ -72,9 +72,20 @@ def test_weights_are_looked_at_in_a_run(work, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_images_are_ranked_by_what_a_run_sees(work, tmp_path):
+    out, listed = tmp_path / "r.parquet", tmp_path / "s.csv"
+    made = crossbatch(
+        "rank", work / "m.parquet", work / "plain", "--out", out, "--suspects", listed
+    )
+    assert made.returncode == 0, made.stderr
+    assert "subset" in made.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"r.parquet", "r.html", "s.csv"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("rank", "nothing.parquet", "nothing"), "manifest at nothing.parquet"),
         (("study", "weights", "nothing", "--out", "o"), "a run folder at"),
         (("evaluate", "nothing"), "a run folder at"),
         (("report", "nothing"), "a run folder at"),
