@@ -6,6 +6,7 @@ loss's time. AdamW with a cosine to zero; nothing is picked along the way: the l
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import crossbatch as xb
 from crossbatch.data import PKSampler
 from crossbatch.evaluation import evaluate
+from crossbatch.training.batch import weighted
 from experiments.data import Data
 
 _ROWS = 256
@@ -53,16 +55,35 @@ class Budget:
     """Stop at this much time of the processor instead; the cosine then follows the clock."""
 
 
+Batches = Iterator[tuple[np.ndarray, Tensor | None]]
+"""Rows among the training images, and the weights of their loss."""
+
+
 def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, float]:
     """Train once; R@1, MAP@R, seconds, and the mean drift of the last hundred steps."""
+    network, told = train(data, setting, budget, seed=seed)
+    return {**scores(network, data), **told}
+
+
+def codes_of(data: Data) -> np.ndarray:
+    """The class of each training image, from 0."""
+    return np.unique(data.labels[data.training], return_inverse=True)[1]
+
+
+def train(
+    data: Data, setting: Setting, budget: Budget, *, seed: int, batches: Batches | None = None
+) -> tuple[nn.Module, dict[str, float]]:
+    """The last network, and what the training took."""
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
     training = np.flatnonzero(data.training)
-    codes = np.unique(data.labels[training], return_inverse=True)[1]
+    codes = codes_of(data)
     network = data.network().train()
     keys = xb.MomentumKeys(network, setting.momentum) if setting.momentum else None
     optimizer = torch.optim.AdamW(network.parameters(), budget.rate, weight_decay=0.01)
-    batches = iter(PKSampler(codes, classes=budget.classes, instances=budget.instances, seed=seed))
+    if batches is None:
+        size = {"classes": budget.classes, "instances": budget.instances}
+        batches = ((rows, None) for rows in PKSampler(codes, **size, seed=seed))
     memory: xb.CrossBatchMemory | xb.PerImageMemory | None = None
     match: xb.CrossBatchNormalisation | None = None
     limit = xb.AgeLimit(setting.drift_limit) if setting.drift_limit else None
@@ -71,9 +92,9 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
     while done < 1:
         for group in optimizer.param_groups:
             group["lr"] = budget.rate * 0.5 * (1 + math.cos(math.pi * done))
-        rows = next(batches)
+        rows, weights = next(batches)
         inputs = _shaken(data.inputs[training[rows]], g)
-        z = F.normalize(network(inputs), dim=1)
+        z = weighted(F.normalize(network(inputs), dim=1), weights)
         labels, ids = torch.from_numpy(codes[rows]).long(), torch.from_numpy(rows).long()
         if prism is not None and memory is not None:
             keep = prism(z, labels, ids=ids, references=memory).keep
@@ -111,10 +132,9 @@ def run(data: Data, setting: Setting, budget: Budget, seed: int) -> dict[str, fl
         spent = time.process_time() - began
         done = step / budget.iterations if budget.seconds is None else spent / budget.seconds
     seconds = time.process_time() - began
-    found = _scores(network, data)
     last = torch.cat(drifts[-100:]) if drifts else torch.empty(0)
     drift = round(float(last.mean()), 3) if len(last) else math.nan
-    return {**found, "seconds": round(seconds, 1), "steps": step, "drift": drift}
+    return network, {"seconds": round(seconds, 1), "steps": step, "drift": drift}
 
 
 def _memory(setting: Setting, dim: int, images: int) -> xb.CrossBatchMemory | xb.PerImageMemory:
@@ -143,10 +163,16 @@ def _shaken(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _scores(network: nn.Module, data: Data) -> dict[str, float]:
+def embed(network: nn.Module, data: Data, rows: np.ndarray) -> Tensor:
+    """Embeddings of some images as they are."""
     network.eval()
-    rows = np.flatnonzero(~data.training)
     parts = np.array_split(rows, -(-len(rows) // _ROWS))
-    z = torch.cat([F.normalize(network(data.inputs[part]), dim=1) for part in parts])
+    return torch.cat([F.normalize(network(data.inputs[part]), dim=1) for part in parts])
+
+
+def scores(network: nn.Module, data: Data) -> dict[str, float]:
+    """Of all images that are not for training, in percent."""
+    rows = np.flatnonzero(~data.training)
+    z = embed(network, data, rows)
     found = evaluate(z, torch.from_numpy(data.labels[rows]).long(), ks=(1,)).metrics
     return {name: round(100 * found[name], 3) for name in ("R@1", "MAP@R")}

@@ -125,10 +125,11 @@ def show() -> None:
         names = sorted({name for of_row in of_table.values() for name in of_row})
         print(f"\n{table}\n\n| | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
         for row, of_row in of_table.items():
-            print(f"| {row} | {' | '.join(_cell(of_row.get(name, [])) for name in names)} |")
+            print(f"| {row} | {' | '.join(cell(of_row.get(name, [])) for name in names)} |")
 
 
-def _cell(scores: list[dict[str, float]]) -> str:
+def cell(scores: list[dict[str, float]]) -> str:
+    """Mean ± deviation of R@1 and MAP@R."""
     if not scores:
         return ""
     parts = []
