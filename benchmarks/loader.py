@@ -78,8 +78,8 @@ def sides(root: Path, size: int) -> dict[str, DataLoader[torch.Tensor]]:
     cached = ImageDataset(ours.manifest, transform, packed=packed)
     return {
         "torchvision": DataLoader(theirs, batch_size=BATCH),
-        "crossbatch": DataLoader(ours, batch_size=BATCH),
-        "crossbatch, packed": DataLoader(cached, batch_size=BATCH),
+        "crossbatch": DataLoader(ours, batch_size=BATCH, collate_fn=ours.collate),
+        "crossbatch, packed": DataLoader(cached, batch_size=BATCH, collate_fn=cached.collate),
     }
 
 

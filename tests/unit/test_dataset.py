@@ -234,6 +234,18 @@ def test_workers_change_nothing(photos):
     assert not alone[0][1].equal(alone[1][0])
 
 
+@pytest.mark.parametrize("collate", [None, ImageDataset.collate])
+def test_a_batch_is_its_images(photos, collate):
+    dataset = ImageDataset(photos, train())
+    keys = item_keys([0, 5, 3], seed=1, step=0)
+    batch = next(iter(DataLoader(dataset, batch_sampler=[keys], collate_fn=collate)))
+    assert batch.equal(torch.stack([dataset[key] for key in keys]))
+    items = dataset.__getitems__(keys)
+    assert ImageDataset.collate(items).data_ptr() == items[0].data_ptr(), "nothing is copied"
+    sizes = ImageDataset(photos, lambda image: torch.tensor(image.size))
+    assert ImageDataset.collate(sizes.__getitems__([1, 2])).tolist() == [[91, 70], [92, 70]]
+
+
 def test_keys_are_rows_with_seeds_of_their_own():
     keys = item_keys(np.array([4, 4, 2]), seed=0, step=5)
     assert [row for row, _ in keys] == [4, 4, 2]

@@ -97,7 +97,9 @@ def decode_part(
         if scale > 1 and image.draft(None, (width // scale, height // scale)):
             picture = _resized(image, part, scale, side)
         else:
-            picture = _rgb(image.crop(part))
+            picture = image.crop(part)
+            if picture.mode != "RGB" or "transparency" in picture.info:
+                picture = _rgb(picture)
     turn = _UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)
 

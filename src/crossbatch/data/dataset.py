@@ -4,18 +4,25 @@ Since the seed comes with the row, from whoever made the batch, what an image lo
 depend on the number of workers, their order, or how often training was interrupted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from crossbatch.data._decode import decode
 from crossbatch.data.manifest import Manifest
 from crossbatch.data.pack import PackedImages
 from crossbatch.data.transforms import Pipeline, Transform, seeded
 from crossbatch.errors import CrossbatchError, expected
+
+T = TypeVar("T")
 
 
 def item_keys(rows: Iterable[int], *, seed: int, step: int) -> list[tuple[int, int]]:
@@ -62,21 +69,45 @@ class ImageDataset(Dataset[Tensor]):
         Raises:
             CrossbatchError: The file is missing or is not a whole image.
         """
-        row, seed = key if isinstance(key, tuple) else (key, key)
-        with seeded(int(seed)):
-            return self._read(int(row))
+        with _seeded(key) as row:
+            if isinstance(self.transform, Pipeline):
+                return self.transform.standardise(self._seen(row, self.transform))
+            return self.transform(self._picture(row))
 
-    def _read(self, row: int) -> Tensor:
+    def __getitems__(self, keys: Sequence[tuple[int, int] | int]) -> list[Tensor]:
+        """The images of a batch, which `collate` need not copy; DataLoader asks for this.
+
+        Raises:
+            CrossbatchError: As for one.
+        """
+        if not isinstance(self.transform, Pipeline) or not len(keys):
+            return [self[key] for key in keys]
+        size = self.transform.size
+        batch = torch.empty(len(keys), 3, size, size)
+        for place, key in zip(batch, keys, strict=True):
+            with _seeded(key) as row:
+                seen = self._seen(row, self.transform)
+            self.transform.standardise(seen, out=place)
+        return _Whole(batch)
+
+    @staticmethod
+    def collate(images: list[Tensor]) -> Tensor:
+        """The images of a batch as one tensor, ``(B, 3, H, W)``: give it to DataLoader."""
+        return images.batch if isinstance(images, _Whole) else default_collate(images)
+
+    def _seen(self, row: int, transform: Pipeline) -> Tensor:
         if self.packed is not None:
-            pixels = self.packed.pixels(row)
-            if isinstance(self.transform, Pipeline):
-                return self.transform.see(pixels)
-            return self.transform(Image.fromarray(pixels))
-        source = self.manifest.path(row) or self.manifest.image_bytes(row)
+            return transform.see(self.packed.pixels(row))
+        return self._decoded(row, transform.read)
+
+    def _picture(self, row: int) -> Image.Image:
+        if self.packed is not None:
+            return Image.fromarray(self.packed.pixels(row))
+        return self._decoded(row, partial(decode, shortest=self._shortest))
+
+    def _decoded(self, row: int, read: Callable[[Path | bytes], T]) -> T:
         try:
-            if isinstance(self.transform, Pipeline):
-                return self.transform.read(source)
-            picture = decode(source, shortest=self._shortest)
+            return read(self.manifest.path(row) or self.manifest.image_bytes(row))
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
             raise CrossbatchError(
                 expected(
@@ -86,4 +117,19 @@ class ImageDataset(Dataset[Tensor]):
                     "unreadable images out and lists them.",
                 )
             ) from error
-        return self.transform(picture)
+
+
+class _Whole(list[Tensor]):
+    """Images that lie side by side in one batch already."""
+
+    def __init__(self, batch: Tensor) -> None:
+        super().__init__(batch)
+        self.batch = batch
+
+
+@contextmanager
+def _seeded(key: tuple[int, int] | int) -> Iterator[int]:
+    """The row of a key; within, torch draws from its seed."""
+    row, seed = key if isinstance(key, tuple) else (key, key)
+    with seeded(int(seed)):
+        yield int(row)

@@ -64,10 +64,13 @@ class Pipeline:
     def __call__(self, image: Image.Image, /) -> Float[Tensor, "3 H W"]:
         """A decoded RGB picture as a float32 tensor."""
         part, mirrored = self.choose(*image.size)
-        return self._finish(np.array(image.crop(part)), mirrored)
+        return self.standardise(self._seen(np.array(image.crop(part)), mirrored))
 
-    def read(self, source: Path | bytes) -> Float[Tensor, "3 H W"]:
+    def read(self, source: Path | bytes) -> Tensor:
         """An image file, given by its path or content, decoded no further than needed.
+
+        Returns:
+            ``(3, size, size)`` uint8, not standardised yet.
 
         Raises:
             OSError: As `decode`.
@@ -79,22 +82,30 @@ class Pipeline:
             part, mirrored = self.choose(width, height)
             return part
 
-        return self._finish(np.array(decode_part(source, part, side=self.side)), mirrored)
+        return self._seen(np.array(decode_part(source, part, side=self.side)), mirrored)
 
-    def see(self, pixels: np.ndarray) -> Float[Tensor, "3 H W"]:
-        """Decoded pixels, ``(height, width, 3)`` uint8, of which only the part is touched."""
+    def see(self, pixels: np.ndarray) -> Tensor:
+        """Decoded pixels, ``(height, width, 3)`` uint8, of which only the part is touched.
+
+        Returns:
+            ``(3, size, size)`` uint8, not standardised yet.
+        """
         height, width, _ = pixels.shape
         (left, top, right, bottom), mirrored = self.choose(width, height)
-        return self._finish(np.array(pixels[top:bottom, left:right]), mirrored)
+        return self._seen(np.array(pixels[top:bottom, left:right]), mirrored)
 
-    def _finish(self, pixels: np.ndarray, mirrored: bool) -> Float[Tensor, "3 H W"]:
+    def standardise(self, seen: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Bytes p to (p/255 − μ)/σ in float32, in a place that is given or a new one."""
+        mean, scale = self._moments
+        out = torch.empty(seen.shape) if out is None else out
+        return out.copy_(seen).sub_(mean).mul_(scale)
+
+    def _seen(self, pixels: np.ndarray, mirrored: bool) -> Tensor:
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         side, rest = (self.side, self.side), (self.side - self.size) // 2
         small = F.interpolate(planes, side, mode="bicubic", antialias=True)[0]
-        seen = small[:, rest : rest + self.size, rest : rest + self.size]
-        upright = seen.flip(2) if mirrored else seen.contiguous()
-        mean, scale = self._moments
-        return upright.float().sub_(mean).mul_(scale)
+        cut = small[:, rest : rest + self.size, rest : rest + self.size]
+        return cut.flip(2) if mirrored else cut
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:

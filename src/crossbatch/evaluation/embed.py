@@ -52,7 +52,9 @@ def embed_manifest(
     place = check_device(device)
     if features is None:
         images = ImageDataset(manifest, plain_transform(encoder))
-        batches: Iterable[Tensor] = DataLoader(images, batch_size=batch_size, num_workers=workers)
+        batches: Iterable[Tensor] = DataLoader(
+            images, batch_size=batch_size, num_workers=workers, collate_fn=images.collate
+        )
         network: Callable[[Tensor], Tensor] = encoder
     else:
         batches = _rows(features, manifest, batch_size)

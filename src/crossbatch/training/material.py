@@ -122,6 +122,7 @@ class Images:
         loader = DataLoader(
             self._train,
             batch_sampler=keys(),
+            collate_fn=self._train.collate,
             num_workers=self._workers,
             generator=torch.Generator(),  # its own: the global one must not notice a restart
         )
@@ -134,6 +135,7 @@ class Images:
             self._plain,
             batch_size=EMBED_ROWS,
             sampler=[int(row) for row in rows],
+            collate_fn=self._plain.collate,
             num_workers=self._workers,
             generator=torch.Generator(),
         )
@@ -153,7 +155,9 @@ def feature_table(encoder: Encoder, manifest: Manifest, config: TrainConfig) -> 
     encoder_digest = hashlib.sha256(view.encode()).hexdigest()
     folder = Path(config.manifest).with_suffix(".features") / encoder_digest[:12]
     images = ImageDataset(manifest, plain_transform(encoder))
-    loader = DataLoader(images, batch_size=EMBED_ROWS, num_workers=config.workers)
+    loader = DataLoader(
+        images, batch_size=EMBED_ROWS, num_workers=config.workers, collate_fn=images.collate
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trunk = encoder.to(device).eval()
 
