@@ -393,6 +393,8 @@ def test_a_full_disk_leaves_the_last_version(index, photos, size):
     draw(photos, [f"new/{i}.png" for i in range(12)], seed=3)
     with full_beyond(size), pytest.raises(CrossbatchError) as told:
         take_in(index, photos)
+    data = list((index.path / "items.lance" / "data").iterdir())
+    assert all(file.read_bytes().endswith(b"LANC") for file in data)  # no rubbish is left
     assert re.match(
         r"Could not write .*: (File too large|a file was cut off).*committed before stands. Make",
         str(told.value),

@@ -7,6 +7,7 @@ version, which is the one that readers open. What came after is dropped by remov
 that needs no room, and happens when a commit fails, and when the next writer begins.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,18 +41,24 @@ def roll_back(folder: Path, version: int) -> None:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[None]:
-    """Check and sync all files that the block adds to the table.
+    """Check and sync all files that the block adds to the table; remove them if it fails.
 
     Raises:
         CrossbatchError: One of them is cut off.
     """
     before = _files(folder)
-    yield
-    new = _files(folder) - before
-    for name in sorted(new):
-        _check(Path(name), folder)
-    for parent in {Path(name).parent for name in new}:
-        _sync(parent)
+    try:
+        yield
+        new = _files(folder) - before
+        for name in sorted(new):
+            _check(Path(name), folder)
+        for parent in {Path(name).parent for name in new}:
+            _sync(parent)
+    except BaseException:
+        with contextlib.suppress(OSError):  # on a full disk they would stand in the way
+            for name in _files(folder) - before:
+                Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _check(path: Path, folder: Path) -> None:
