@@ -49,6 +49,7 @@ bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.memory_storage
 	$(BIN)/python -m benchmarks.evaluator
 	$(BIN)/python -m benchmarks.ranker compare
+	$(BIN)/python -m benchmarks.search
 
 experiments: $(VENV)/experiments
 	for data in glyphs emoji head tuned; do $(BIN)/python -m experiments.memory kinds $$data; done
