@@ -92,9 +92,10 @@ def embed_pictures(
 
 def _read(picture: Picture, place: int, transform: Pipeline) -> Tensor | Fault:
     try:
-        if isinstance(picture, str | Path):
-            return transform.read(Path(picture).expanduser())
-        return transform.read(picture) if isinstance(picture, bytes) else transform(_rgb(picture))
+        if not isinstance(picture, str | Path | bytes):
+            return transform(_rgb(picture))
+        source = picture if isinstance(picture, bytes) else Path(picture).expanduser()
+        return transform.standardise(transform.read(source))
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
         return Fault(place, str(error) or type(error).__name__)
 
