@@ -20,6 +20,7 @@ from crossbatch.data import (
     from_csv,
     from_folder,
     hold_out,
+    hold_out_images,
     validate,
 )
 from crossbatch.data._schema import SPLITS
@@ -49,6 +50,9 @@ class _Options:
     """Put the images themselves into the manifest."""
     test_fraction: Annotated[float | None, tyro.conf.arg(metavar="FRACTION")] = None
     """Set this part of the classes aside for testing."""
+    hold_out: Literal["classes", "images"] = "classes"
+    """What `--test-fraction` sets aside: classes for retrieval, or images of every class for
+    classification."""
     seed: int = 0
     """Of the choice of test classes, and of trials."""
     classes: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -284,9 +288,8 @@ def main(argv: Sequence[str]) -> int:
 def _check(command: _Command, console: Console) -> Validation:
     manifest, found = command.load()
     if command.test_fraction is not None and len(manifest):
-        manifest = hold_out(
-            manifest, split="test", fraction=command.test_fraction, seed=command.seed
-        )
+        aside = hold_out if command.hold_out == "classes" else hold_out_images
+        manifest = aside(manifest, split="test", fraction=command.test_fraction, seed=command.seed)
     watch = functools.partial(
         track,
         description="Looking at images",

@@ -21,6 +21,7 @@ _PUBLIC = {
     "from_csv": "crossbatch.data.importers",
     "from_folder": "crossbatch.data.importers",
     "hold_out": "crossbatch.data.holdout",
+    "hold_out_images": "crossbatch.data.holdout",
     "item_keys": "crossbatch.data.dataset",
     "transforms": "crossbatch.data.transforms",
     "validate": "crossbatch.data.validation",
@@ -29,7 +30,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from crossbatch.data import transforms
     from crossbatch.data.dataset import ImageDataset, item_keys
-    from crossbatch.data.holdout import hold_out
+    from crossbatch.data.holdout import hold_out, hold_out_images
     from crossbatch.data.image_sampler import ImageSampler, MixedSampler, Sampler
     from crossbatch.data.importers import from_csv, from_folder
     from crossbatch.data.manifest import Manifest
@@ -53,6 +54,7 @@ __all__ = [
     "from_csv",
     "from_folder",
     "hold_out",
+    "hold_out_images",
     "item_keys",
     "transforms",
     "validate",
