@@ -87,3 +87,23 @@ def test_a_plan_is_resumed_inside_every_stage(tmp_path, monkeypatch):
     assert state(whole)["/course/subsets"].tolist() == state(cut)["/course/subsets"].tolist()
     ranked = [(run / "stages" / "3.parquet").read_bytes() for run in (whole, cut)]
     assert ranked[0] == ranked[1]
+
+
+def test_classification_is_resumed(tmp_path):
+    """Mixed and varied images, balanced classes, a moving average."""
+    manifest = blobs.with_subsets(tmp_path / "b.parquet", [0, 0, 1], test=0)
+    flags = blobs.options(
+        "fine_tune",
+        **{"task": "classification", "sampler.batch": 8, "plan": "two_stages", "ema": 0.9},
+        **{"classification.mixup": 0.2, "classification.rand_augment": 2, "iterations": 20},
+    )
+    pairs = [flags[i : i + 2] for i in range(0, len(flags), 2)]
+    flags = [text for pair in pairs if "memory" not in pair[0] for text in pair]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = crossbatch("train", manifest, "--out", cut, *flags)
+    kill_after(process, cut, 15)
+    process = crossbatch("train", "--resume", cut)
+    uninterrupted = crossbatch("train", manifest, "--out", whole, *flags)
+    assert [process.wait(), uninterrupted.wait()] == [0, 0]
+    assert not differences(whole, cut)
+    assert any(name.startswith("/average/network.") for name in state(whole))

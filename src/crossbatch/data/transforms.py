@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from crossbatch._shapes import Float
+from crossbatch._torchvision import import_torchvision
 from crossbatch.data._decode import Part, decode_part
 from crossbatch.errors import CrossbatchError, expected
 
@@ -53,6 +54,7 @@ class Pipeline:
         size: What is cut from the middle of that.
         mean: μ of the three channels, in [0, 1].
         std: σ of the three channels, positive.
+        vary: What is done to the ``(3, size, size)`` uint8 besides; its randomness is torch's.
     """
 
     choose: Callable[[int, int], Choice]
@@ -60,6 +62,7 @@ class Pipeline:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    vary: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, image: Image.Image, /) -> Float[Tensor, "3 H W"]:
         """A decoded RGB picture as a float32 tensor."""
@@ -105,7 +108,8 @@ class Pipeline:
         side, rest = (self.side, self.side), (self.side - self.size) // 2
         small = F.interpolate(planes, side, mode="bicubic", antialias=True)[0]
         cut = small[:, rest : rest + self.size, rest : rest + self.size]
-        return cut.flip(2) if mirrored else cut
+        cut = cut.flip(2) if mirrored else cut
+        return cut if self.vary is None else self.vary(cut)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -140,6 +144,7 @@ def train_transform(
     std: Sequence[float],
     *,
     scale: tuple[float, float] = (0.2, 1.0),
+    rand_augment: int = 0,
 ) -> Pipeline:
     """A random crop of the picture's area, resized, mirrored every other time.
 
@@ -148,6 +153,7 @@ def train_transform(
         mean: Of the three channels, in [0, 1].
         std: Of the three channels, positive.
         scale: The least and the largest share of the area, in (0, 1].
+        rand_augment: Operations of RandAugment (Cubuk et al., 2020), of magnitude 9, that follow.
 
     Returns:
         A transform to ``(3, size, size)`` float32.
@@ -159,7 +165,16 @@ def train_transform(
     if not 0 < scale[0] <= scale[1] <= 1:
         remedy = "Use (0.2, 1.0)."
         raise CrossbatchError(expected("`scale` with 0 < least ≤ largest ≤ 1", scale, remedy))
-    return Pipeline(partial(_random, scale=scale), size, size, tuple(mean), tuple(std))
+    vary = _rand_augment(rand_augment) if rand_augment else None
+    choose = partial(_random, scale=scale)
+    return Pipeline(choose, size, size, tuple(mean), tuple(std), vary)
+
+
+def _rand_augment(operations: int) -> Callable[[Tensor], Tensor]:
+    import_torchvision()
+    from torchvision.transforms import v2
+
+    return v2.RandAugment(num_ops=operations, magnitude=9)
 
 
 def eval_transform(

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "Classifier": "crossbatch.models.classifier",
     "Encoder": "crossbatch.models.encoder",
     "EncoderConfig": "crossbatch.models.config",
     "GeM": "crossbatch.models.pooling",
@@ -17,12 +18,13 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from crossbatch.models.card import ModelCard
+    from crossbatch.models.classifier import Classifier
     from crossbatch.models.config import EncoderConfig
     from crossbatch.models.encoder import Encoder
     from crossbatch.models.head import Head, Standardise
     from crossbatch.models.pooling import GeM
 
-__all__ = ["Encoder", "EncoderConfig", "GeM", "Head", "ModelCard", "Standardise"]
+__all__ = ["Classifier", "Encoder", "EncoderConfig", "GeM", "Head", "ModelCard", "Standardise"]
 
 
 def __getattr__(name: str) -> Any:

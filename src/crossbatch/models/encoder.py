@@ -172,13 +172,12 @@ class Encoder(nn.Module):
         Raises:
             CrossbatchError: The folder could not be written; what stood there still stands.
         """
-        tensors = self._copies()
+        replace_folder(Path(folder), self.write)
 
-        def write(part: Path) -> None:
-            self.config.write(part / _CONFIG)
-            (part / _TENSORS).write_bytes(to_bytes(tensors))
-
-        replace_folder(Path(folder), write)
+    def write(self, folder: Path) -> None:
+        """Write both files into a folder that is there, one after the other."""
+        self.config.write(folder / _CONFIG)
+        (folder / _TENSORS).write_bytes(to_bytes(self._copies()))
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:

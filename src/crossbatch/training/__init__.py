@@ -3,6 +3,7 @@
 from crossbatch.training.card import model_card
 from crossbatch.training.code import known_weightings, parse_plan, parse_weighting
 from crossbatch.training.config import (
+    ClassificationConfig,
     MemoryConfig,
     OptimizerConfig,
     SamplerConfig,
@@ -19,6 +20,7 @@ from crossbatch.training.train import resume, train
 from crossbatch.training.trainee import Trainee
 
 __all__ = [
+    "ClassificationConfig",
     "MemoryConfig",
     "OptimizerConfig",
     "RunFolder",

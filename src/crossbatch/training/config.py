@@ -5,20 +5,11 @@ field can be set from the command line by its dotted name (``--optimizer.lr 1e-4
 not known is an error that names the nearest valid one.
 """
 
-import contextlib
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import NoneType, UnionType
 from typing import (
     Annotated,
-    Any,
     Literal,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 import tyro
@@ -28,12 +19,10 @@ from crossbatch._check import check_above
 from crossbatch._files import write_beside
 from crossbatch.curriculum.plan import Plan
 from crossbatch.engine import Objective, Reduction
-from crossbatch.errors import CrossbatchError, FormatError, expected, nearest
+from crossbatch.errors import CrossbatchError, FormatError, expected
 from crossbatch.models import EncoderConfig
-from crossbatch.training.code import parse_plan, parse_weighting
+from crossbatch.training.values import convert, from_mapping, to_mapping
 from crossbatch.weighting import Contrastive, PairWeighting
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +33,8 @@ class SamplerConfig:
     """Classes in a batch."""
     instances: int = 4
     """Images of each class."""
+    batch: int = 0
+    """Images in a batch for classification; 0 takes classes × instances."""
     chunk: int = 0
     """Images embedded at a time, 0 embeds the batch at once; the gradient of the whole batch is
     exact in two passes."""
@@ -91,6 +82,18 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
+class ClassificationConfig:
+    """What classification trains with."""
+
+    label_smoothing: float = 0.0
+    """The part of a label that is spread over all classes, in [0, 1)."""
+    mixup: float = 0.0
+    """α of Beta(α, α), by which images of a batch are mixed in pairs; 0 mixes none."""
+    rand_augment: int = 0
+    """Operations of RandAugment on each image, of magnitude 9; 0 has none."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a cosine schedule from `lr` to zero."""
 
@@ -121,10 +124,14 @@ class TrainConfig:
     """The Parquet manifest; its split `train` is trained on."""
     mode: Literal["fine_tune", "head"] = "fine_tune"
     """Train the whole trunk, or a head on features that the frozen trunk gives once."""
+    task: Literal["retrieval", "classification"] = "retrieval"
+    """Embeddings whose neighbours are of their class, or the class itself."""
     weighting: PairWeighting = field(default_factory=Contrastive)
     """The pair weighting, as code: contrastive, or 'MultiSimilarity(alpha=2.0)'."""
     reduction: Reduction = "sum_per_anchor"
     """Of pairs to a loss."""
+    classification: ClassificationConfig = ClassificationConfig()
+    """The loss of `task` classification."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The network."""
     sampler: SamplerConfig = SamplerConfig()
@@ -140,6 +147,8 @@ class TrainConfig:
     two_stages, clean_only, all_at_once, or a plan as code."""
     iterations: int = 35_000
     """Optimizer steps; where every stage of a plan has its own, their sum instead."""
+    ema: float = 0.0
+    """Of a moving average of the weights, which is what is validated and saved; 0 has none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; the loss is always taken in float32."""
     workers: int = 2
@@ -205,11 +214,11 @@ class TrainConfig:
                 expected("`memory.drift_limit` in [0, 2)", self.memory.drift_limit, remedy)
             )
         check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")
-        if min(self.sampler.chunk, self.probe) < 0:
+        if min(self.sampler.chunk, self.sampler.batch, self.probe) < 0:
             raise CrossbatchError(
                 expected(
-                    "`sampler.chunk` ≥ 0 and `probe` ≥ 0",
-                    f"{self.sampler.chunk} and {self.probe}",
+                    "`sampler.chunk` ≥ 0 and `sampler.batch`, `probe` ≥ 0",
+                    f"{self.sampler.chunk}, {self.sampler.batch} and {self.probe}",
                     "0 embeds the batch at once, and probes nothing.",
                 )
             )
@@ -221,39 +230,48 @@ class TrainConfig:
                     "0.1 holds out a tenth of the training classes; 0 keeps the last checkpoint.",
                 )
             )
+        _check_task(self)
 
 
-def to_mapping(config: Any) -> dict[str, Any]:
-    """A config as nested plain values, a weighting as its code."""
-    result: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if isinstance(value, PairWeighting):
-            value = repr(value)
-        result[f.name] = _plain(value)
-    return result
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(element) for element in cast(tuple[Any, ...], value)]
-    return to_mapping(value) if is_dataclass(value) else value
-
-
-def from_mapping(kind: type[T], mapping: dict[str, Any], *, where: str = "") -> T:
-    """The inverse of :func:`to_mapping`; missing keys take their defaults.
-
-    Raises:
-        FormatError: An unknown key (the nearest valid one is named) or a value of another type.
-    """
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if key not in hints:
-            what = f"a key of {where or kind.__name__}"
-            raise FormatError(expected(what, f"`{key}`", nearest(str(key), hints)))
-        values[key] = _convert(hints[key], value, where=f"{where}.{key}" if where else key)
-    return kind(**values)
+def _check_task(config: TrainConfig) -> None:
+    """Refuse what the task would leave unused."""
+    options, ours = config.classification, config.task == "classification"
+    if not 0 <= config.ema < 1:
+        remedy = "0.999 averages over the last thousand steps; 0 saves the weights themselves."
+        raise CrossbatchError(expected("`ema` in [0, 1)", config.ema, remedy))
+    if not 0 <= options.label_smoothing < 1 or min(options.mixup, options.rand_augment) < 0:
+        remedy = "0.1, 0.2 and 2 are usual; 0 leaves each of them out."
+        wanted = "`label_smoothing` in [0, 1), `mixup` ≥ 0 and `rand_augment` ≥ 0"
+        raise CrossbatchError(expected(wanted, options, remedy))
+    if ours and (config.memory != MemoryConfig() or config.probe):
+        raise CrossbatchError(
+            expected(
+                "no options of the memory, and no probe, with `task` classification",
+                f"{config.memory} and probe {config.probe}",
+                "A memory holds embeddings to compare with: --task retrieval.",
+            )
+        )
+    if ours and (config.weighting != Contrastive() or config.reduction != "sum_per_anchor"):
+        raise CrossbatchError(
+            expected(
+                "no weighting of pairs with `task` classification",
+                f"{config.weighting}, {config.reduction}",
+                "Its loss is the cross-entropy: leave them out.",
+            )
+        )
+    if not ours and (options != ClassificationConfig() or config.sampler.batch):
+        raise CrossbatchError(
+            expected(
+                "no options of classification with `task` retrieval",
+                f"{options} and sampler.batch {config.sampler.batch}",
+                "Add --task classification, or leave them out.",
+            )
+        )
+    if options.rand_augment and config.mode == "head":
+        remedy = "Features are extracted once: --mode fine_tune."
+        raise CrossbatchError(
+            expected("no `rand_augment` with `mode` head", options.rand_augment, remedy)
+        )
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -284,7 +302,7 @@ def read_plan(path: Path) -> Plan:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         remedy = "See `plan` in the config.yaml of a run with one."
         raise FormatError(expected(f"a YAML plan at {path}", error, remedy)) from error
-    return _convert(Plan, found, where="plan")
+    return convert(Plan, found, where="plan")
 
 
 def write_config(config: TrainConfig, path: Path) -> None:
@@ -298,41 +316,3 @@ def with_capacity(config: TrainConfig, images: int) -> TrainConfig:
     if config.memory.capacity >= 0:
         return config
     return replace(config, memory=replace(config.memory, capacity=images))
-
-
-def _convert(hint: Any, value: Any, *, where: str) -> Any:
-    origin = get_origin(hint)
-    if origin is Annotated:
-        return _convert(get_args(hint)[0], value, where=where)
-    if origin is Literal:
-        if value in get_args(hint):
-            return value
-        remedy = nearest(str(value), map(str, get_args(hint)))
-        raise FormatError(expected(f"a known value of `{where}`", repr(value), remedy))
-    if origin in (Union, UnionType):
-        if value is None and NoneType in get_args(hint):
-            return None
-        return _convert(next(a for a in get_args(hint) if a is not NoneType), value, where=where)
-    if hint is PairWeighting:
-        return parse_weighting(str(value))
-    if hint is Plan and isinstance(value, str):
-        return parse_plan(value)
-    if origin is tuple and isinstance(value, list | tuple):
-        kind, values = get_args(hint)[0], cast(list[Any], value)
-        return tuple(_convert(kind, v, where=f"{where}[{i}]") for i, v in enumerate(values))
-    if is_dataclass(hint) and isinstance(value, dict):
-        return from_mapping(cast(type[Any], hint), value, where=where)
-    return _convert_plain(hint, value, where=where)
-
-
-def _convert_plain(hint: Any, value: Any, *, where: str) -> Any:
-    if get_origin(hint) is tuple:
-        raise FormatError(expected(f"`{where}` as a list", repr(value), "Correct the config."))
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    if hint is float and not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            return float(value)  # YAML reads 1e-4 as text
-    raise FormatError(
-        expected(f"`{where}` of type {hint.__name__}", repr(value), "Correct the config.")
-    )

@@ -105,7 +105,9 @@ class Images:
             wanted = f"a cache of images with a shorter side of {plain.side} pixels at least"
             remedy = f"Make it again: `crossbatch pack --shortest {plain.side}`."
             raise CrossbatchError(expected(wanted, packed.shortest, remedy))
-        self._train = ImageDataset(manifest, train_transform(size, mean, std), packed=packed)
+        operations = config.classification.rand_augment
+        varied = train_transform(size, mean, std, rand_augment=operations)
+        self._train = ImageDataset(manifest, varied, packed=packed)
         self._plain = ImageDataset(manifest, plain, packed=packed)
         self._seed, self._workers = config.seed, config.workers
 

@@ -48,6 +48,8 @@ def describe(report: StepReport, speed: float) -> str:
     """One line: ``loss 3.1  negatives 12 + 4,031 in memory  980 img/s``."""
     memory = f" + {report.active_negatives_memory:,} in memory" if report.memory_size else ""
     drift = "" if report.drift is None else f"  drift {report.drift:.2f}"
+    if report.loss_batch is None and report.loss_memory is None:
+        return f"loss {report.loss:.3g}  {speed:,.0f} img/s"
     return (
         f"loss {report.loss:.3g}  negatives {report.active_negatives_batch:,}{memory}"
         f"{drift}  {speed:,.0f} img/s"

@@ -91,11 +91,7 @@ def steps(trainee: Trainee) -> Iterator[StepReport]:
             except CrossbatchError as error:
                 raise TrainingError(f"Step {trainee.step + 1}: {error}") from error
             trainee.optimizer.step()
-            if trainee.keys is not None:
-                rising = config.memory.momentum_schedule == "cosine"
-                done = trainee.step / config.iterations if rising else 0.0
-                trained = trainee.accelerator.unwrap_model(trainee.network)
-                trainee.keys.follow(trained, done=done)
+            trainee.follow()
         trainee.step += 1
         yield _report(trainee, result, drift, rate, watch)
 

@@ -1,7 +1,6 @@
 """All state of a training, in one object that is saved and loaded."""
 
 import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -28,6 +27,7 @@ from crossbatch.models import Encoder
 from crossbatch.training.batch import Classes
 from crossbatch.training.config import TrainConfig, with_capacity
 from crossbatch.training.course import Course, Ranker, default_ranker
+from crossbatch.training.generators import generators, seed_all, set_generators
 from crossbatch.training.material import CachedFeatures, Images, Material, feature_table
 from crossbatch.training.memories import make_memory
 from crossbatch.training.tasks import make_task
@@ -62,7 +62,7 @@ class Trainee:
             ],
         )
         self.ranks = Ranks.here()
-        _seed(config.seed + self.accelerator.process_index)
+        seed_all(config.seed + self.accelerator.process_index)
         self.task = make_task(config, manifest)
         manifest = self.task.manifest
         self.training = _classes(manifest, "train", self.task.codes)
@@ -89,6 +89,7 @@ class Trainee:
             trained, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
         )
         self.keys = self._keys()
+        self.average = self._copy(config.ema) if config.ema else None
         self.network, self.optimizer = self.accelerator.prepare(self.material.network, optimizer)
         size = {"dim": config.encoder.dim, "images": len(self.training.rows)}
         memory = make_memory(self.config.memory, **size)
@@ -199,7 +200,7 @@ class Trainee:
             rows: Of the manifest.
             of: Takes network and inputs to the rows of the result; by default the network does.
         """
-        network = self.accelerator.unwrap_model(self.network)  # other ranks may not take part
+        network = self._judged()
         network.eval()
         parts = [
             of(network, x.to(self.accelerator.device)).float().cpu()
@@ -209,9 +210,23 @@ class Trainee:
         return torch.cat(parts)
 
     def save(self, folder: Path) -> None:
-        """Write the encoder as it is now."""
-        network = self.accelerator.unwrap_model(self.network)
-        self.task.save(self.encoder, network, folder)
+        """Write the encoder as it is now, or its moving average."""
+        self.task.save(self.encoder, self._judged(), folder)
+
+    def follow(self) -> None:
+        """Let the copies follow the network, after a step of the optimizer.
+
+        The moving average begins with a smaller momentum, min(m, (1 + t) / (10 + t)), so that it
+        forgets the first weights.
+        """
+        trained = self.accelerator.unwrap_model(self.network)
+        if self.keys is not None:
+            rising = self.config.memory.momentum_schedule == "cosine"
+            done = self.step / self.config.iterations if rising else 0.0
+            self.keys.follow(trained, done=done)
+        if self.average is not None:
+            self.average.momentum = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            self.average.follow(trained)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; a sharded memory is gathered by all ranks."""
@@ -223,13 +238,14 @@ class Trainee:
             "optimizer": self.optimizer.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
             "keys": None if self.keys is None else self.keys.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "normalisation": self._moments(),
             "warm_up": self.warm_up.state_dict(),
             "prism": None if self.prism is None else self.prism.state_dict(),
             "age_limit": None if self.age_limit is None else self.age_limit.state_dict(),
             "course": None if self.course is None else self.course.state_dict(),
             "sampler": self._place.state_dict(),
-            "generators": _generators(),
+            "generators": generators(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,6 +258,8 @@ class Trainee:
             self.memory.load_state_dict(state["memory"])
         if self.keys is not None:
             self.keys.load_state_dict(state["keys"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if self.normalisation is not None:
             self.normalisation.load_state_dict(state["normalisation"])
         self.warm_up.load_state_dict(state["warm_up"])
@@ -254,9 +272,9 @@ class Trainee:
             self._feed, self._place = self._sampler(), self._sampler()
         self._place.load_state_dict(state["sampler"])
         if self.accelerator.num_processes == 1:
-            _set_generators(state["generators"])
+            set_generators(state["generators"])
         else:  # they are those of one rank, and ranks must not draw alike
-            _seed(self.config.seed + self.accelerator.process_index + self.step)
+            seed_all(self.config.seed + self.accelerator.process_index + self.step)
 
     def _enqueue(self, embeddings: Tensor, codes: Tensor, ids: Tensor) -> None:
         assert self.memory is not None
@@ -264,6 +282,12 @@ class Trainee:
         if not isinstance(self.memory, ShardedMemory):
             rows = self.ranks.gather(*rows)[0]
         self.memory.enqueue(*rows)
+
+    def _judged(self) -> nn.Module:
+        """What is validated and saved; not wrapped, since other ranks may not take part."""
+        if self.average is not None:
+            return self.average.network
+        return self.accelerator.unwrap_model(self.network)
 
     def _normalisation(self) -> CrossBatchNormalisation | None:
         how = self.config.memory.normalise
@@ -328,8 +352,10 @@ class Trainee:
         """The second network; made before the first is wrapped for ranks and precision."""
         if not self.config.memory.momentum or not self.config.memory.capacity:
             return None
-        network = self.material.network.to(self.accelerator.device)
-        return MomentumKeys(network, self.config.memory.momentum)
+        return self._copy(self.config.memory.momentum)
+
+    def _copy(self, momentum: float) -> MomentumKeys:
+        return MomentumKeys(self.material.network.to(self.accelerator.device), momentum)
 
     def _material(self, manifest: Manifest) -> Material:
         rows, network = self.training.rows, self.task.network(self.encoder)
@@ -343,36 +369,3 @@ class Trainee:
 def _classes(manifest: Manifest, split: str, codes: np.ndarray) -> Classes:
     rows = np.flatnonzero(manifest.column("split") == split)
     return Classes(rows, torch.from_numpy(manifest.ids[rows]), torch.from_numpy(codes[rows]))
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (for libraries that use it)
-    torch.manual_seed(seed)
-
-
-def _generators() -> dict[str, Any]:
-    """The state of every global generator, in types that a safe checkpoint can hold."""
-    _, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    version, internal, gauss_next = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [
-            torch.from_numpy(np.array(keys, np.int64)),
-            int(place),
-            int(has_gauss),
-            float(gauss),
-        ],
-        "python": [version, list(internal), gauss_next],
-    }
-
-
-def _set_generators(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
