@@ -1,7 +1,11 @@
-"""``crossbatch evaluate RUN``: embed a split with a run's encoder and measure what it finds."""
+"""``crossbatch evaluate RUN``: embed a split with a run's encoder and measure what it finds.
+
+Of runs with ``--task classification`` it measures how many images get their class, of each run and
+of all of them together.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from crossbatch.cli._classify import show_classes
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation import (
     Evaluation,
@@ -26,8 +31,10 @@ from crossbatch.evaluation import (
     evaluate_trials,
     write_evaluation,
 )
+from crossbatch.evaluation.embed import Watch
 from crossbatch.evaluation.measures import measures
 from crossbatch.training import RunFolder, Split, load_split
+from crossbatch.training.predict import Prediction, predict
 
 METRICS = ("R@1", "R@10", "R@100", "R@1000", "R-precision", "MAP@R", "mAP")
 
@@ -38,6 +45,8 @@ class Options:
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """The run folder that `crossbatch train` made; `evaluation/` in it is written."""
+    more: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]] = ()
+    """Further runs; of classifiers the mean of their probabilities is measured, too."""
     manifest: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The manifest [default: the one that the run was trained with]."""
     split: str = "test"
@@ -89,26 +98,52 @@ def main(argv: list[str]) -> int:
     measures((), options.metrics)
     _search(options)
     console = Console(highlight=False)
-    evaluation = run_evaluation(options, console)
-    write_evaluation(options.run, evaluation)
-    show(console, options.run, evaluation)
-    if options.per_class:
-        _show_classes(console, evaluation, options.per_class)
+    runs = [RunFolder.open(path) for path in (options.run, *options.more)]
+    tasks = {run.read_config().task for run in runs}
+    if len(tasks) > 1:
+        raise CrossbatchError(expected("runs of one task", "two", "Evaluate them apart."))
+    if tasks == {"classification"}:
+        watch = _watch("Classifying")
+        predictions = [_predict(options, run, watch) for run in runs]
+        show_classes(console, [run.path for run in runs], predictions, options.split)
+        return 0
+    for run in runs:
+        evaluation = run_evaluation(replace(options, run=run.path), console)
+        write_evaluation(run.path, evaluation)
+        show(console, run.path, evaluation)
+        if options.per_class:
+            _show_classes(console, evaluation, options.per_class)
     return 0
+
+
+def _predict(options: Options, run: RunFolder, watch: Watch) -> Prediction:
+    return predict(
+        run,
+        options.split,
+        manifest=options.manifest,
+        device=options.device,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        watch=watch,
+    )
+
+
+def _watch(description: str, batches: int | None = None) -> Watch:
+    def watch(parts: Iterable[Tensor]) -> Iterable[Tensor]:
+        return track(
+            parts,
+            description=description,
+            total=batches,
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    return watch
 
 
 def run_evaluation(options: Options, console: Console) -> Evaluation:
     """Embed the split and score it."""
     split = load_split(RunFolder.open(options.run), options.split, manifest=options.manifest)
-
-    def watch(batches: Iterable[Tensor]) -> Iterable[Tensor]:
-        return track(
-            batches,
-            description="Embedding",
-            total=-(-len(split.images) // options.batch_size),
-            console=Console(stderr=True),
-            transient=True,
-        )
 
     embeddings = embed_manifest(
         split.encoder,
@@ -117,7 +152,7 @@ def run_evaluation(options: Options, console: Console) -> Evaluation:
         batch_size=options.batch_size,
         workers=options.workers,
         features=split.features,
-        watch=watch,
+        watch=_watch("Embedding", -(-len(split.images) // options.batch_size)),
     )
     with console.status("Searching"):
         result = _score(embeddings, split, options)

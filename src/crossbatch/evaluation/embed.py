@@ -12,7 +12,7 @@ from crossbatch._shapes import Float
 from crossbatch.data import ImageDataset, Manifest
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.features import FeatureTable
-from crossbatch.models import Encoder
+from crossbatch.models import Classifier, Encoder
 from crossbatch.models.encoding import plain_transform
 
 Watch = Callable[[Iterable[Tensor]], Iterable[Tensor]]
@@ -21,7 +21,7 @@ Watch = Callable[[Iterable[Tensor]], Iterable[Tensor]]
 
 @torch.inference_mode()
 def embed_manifest(
-    encoder: Encoder,
+    encoder: Encoder | Classifier,
     manifest: Manifest,
     *,
     device: torch.device | str = "cpu",
@@ -33,7 +33,8 @@ def embed_manifest(
     """Embed every image of a manifest, in its order.
 
     Args:
-        encoder: Used in evaluation mode, on ``device``; its mode is put back afterwards.
+        encoder: Or a classifier, for logits. Used in evaluation mode, on ``device``; its mode is
+            put back afterwards.
         manifest: N images.
         device: Where to compute.
         batch_size: Images, or rows of features, at a time.
@@ -43,7 +44,7 @@ def embed_manifest(
         watch: Wrapped around the batches, such as a progress bar.
 
     Returns:
-        Unit-norm embeddings on the CPU, float32.
+        Unit-norm embeddings, or logits, on the CPU, float32.
 
     Raises:
         CrossbatchError: An image cannot be read, the table lacks an image, the device is not

@@ -21,6 +21,7 @@ from crossbatch.data.transforms import Pipeline, eval_transform
 from crossbatch.errors import CrossbatchError, expected
 
 if TYPE_CHECKING:
+    from crossbatch.models.classifier import Classifier
     from crossbatch.models.encoder import Encoder
 
 Picture = Path | str | bytes | Image.Image | Tensor
@@ -47,7 +48,7 @@ class Embedded(NamedTuple):
     faults: list[Fault]
 
 
-def plain_transform(encoder: "Encoder") -> Pipeline:
+def plain_transform(encoder: "Encoder | Classifier") -> Pipeline:
     """How the encoder sees an image outside of training: resized, the centre cut out."""
     config = encoder.config
     return eval_transform(config.image_size, encoder.mean, encoder.std, crop=config.crop)
