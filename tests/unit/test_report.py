@@ -9,6 +9,7 @@ import pytest
 from crossbatch.errors import CrossbatchError, FormatError
 from crossbatch.report import write_report
 from crossbatch.report.groups import group_runs
+from crossbatch.training import RunFolder, TrainConfig
 from tests.unit.run_folders import write_manifest, write_run
 
 VOID = {"meta", "img", "br"}
@@ -131,3 +132,28 @@ def test_what_is_no_evaluated_run_is_refused(base, tmp_path):
     bare = write_run(tmp_path / "bare", base / "m.parquet", evaluated=False)
     with pytest.raises(CrossbatchError, match="evaluat"):
         write_report([bare], tmp_path / "p.html")
+
+
+def test_stages_are_told_and_drawn(base, tmp_path):
+    _, plain = page(base, "plain-seed0")
+    assert "stage" not in plain.split("<h2>Config")[0].lower()
+    run = write_run(tmp_path / "staged", base / "m.parquet")
+    stages = {"subsets": [0, 1], "images": [2400, 80], "batch": [8, 8], "weights": [1.0, 0.5]}
+    for number, step in enumerate((1, 17, 29)):
+        row = {"step": step, "stage": number + 1, "lr": 0.1, "reranked": number == 2, **stages}
+        RunFolder.open(run).append("stages.jsonl", row)
+    write_report([base / "plain-seed0", run], tmp_path / "p.html")
+    text = (tmp_path / "p.html").read_text()
+    figures = text.count("<svg")
+    assert text.count('id="stage-1-17"') == text.count('id="stage-1-29"') == figures
+    assert 'id="stage-1-1"' not in text
+    assert text.count("2,400, 80") == 3
+    assert text.count("ranked anew") == 1
+    assert "<td>0.1</td>" in text
+
+
+def test_classifiers_are_refused(base, tmp_path):
+    config = TrainConfig(str(base / "m.parquet"), task="classification")
+    RunFolder.create(tmp_path / "run", config, digest="")
+    with pytest.raises(CrossbatchError, match=r"runs of retrieval.*crossbatch evaluate"):
+        write_report([tmp_path / "run"], tmp_path / "p.html")

@@ -14,6 +14,8 @@ COLOURS = ("#8a8f98", "#0a7d62", "#b4541a", "#4a5fc1", "#a03a78", "#6d7a1f", "#3
 def curve(groups: Sequence[Group], log: str, keys: Sequence[str], *, logarithmic: bool) -> str:
     """One line per run: the first key whole, further ones dashed, dotted. Empty without a value.
 
+    Where a plan's stages begin, after the first, there is a thin upright line.
+
     Args:
         groups: Runs of a group share a colour.
         log: The log's file name.
@@ -25,6 +27,10 @@ def curve(groups: Sequence[Group], log: str, keys: Sequence[str], *, logarithmic
         axes = figure.subplots()
         drawn = 0
         for place, group in enumerate(groups):
+            begins = sorted({r["step"] for run in group.runs for r in run.rows("stages.jsonl")})
+            for step in begins[1:]:
+                colour = COLOURS[place % len(COLOURS)]
+                axes.axvline(step, color=colour, lw=0.6, alpha=0.6, gid=f"stage-{place}-{step}")
             for run in group.runs:
                 for style, key in zip(("-", "--", ":"), keys, strict=False):
                     rows = [r for r in run.rows(log) if r.get(key) is not None]

@@ -49,7 +49,11 @@ def group_runs(folders: list[Path]) -> list[Group]:
         raise CrossbatchError(expected("at least one run folder", "none", "Name some."))
     groups: dict[str, Group] = {}
     for folder in folders:
-        run, evaluation = RunFolder.open(folder), read_evaluation(folder)
+        run = RunFolder.open(folder)
+        if run.read_config().task != "retrieval":
+            remedy = "`crossbatch evaluate RUN RUN2 ...` compares classifiers."
+            raise CrossbatchError(expected("runs of retrieval", f"classes in {folder}", remedy))
+        evaluation = read_evaluation(folder)
         name = re.sub(r"-seed\d+$", "", folder.resolve().name)
         group = groups.setdefault(name, Group(name, [], []))
         group.runs.append(run)

@@ -48,6 +48,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
         metrics=METRICS,
         comparisons=_comparisons(groups),
         figures=_figures(groups),
+        stages=_stages(groups),
         gallery=_gallery(groups),
         about=_about(groups[0].evaluations[0]),
         configs=_configs(groups),
@@ -123,6 +124,20 @@ def _figures(groups: list[Group]) -> list[dict[str, str]]:
         for title, log, keys, scale, text in wanted
     ]
     return [figure for figure in drawn if figure["svg"]]
+
+
+def _stages(groups: list[Group]) -> list[dict[str, Any]]:
+    """The stages of each group's first run, where it has a plan."""
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        for row in group.runs[0].rows("stages.jsonl"):
+            told = {key: ", ".join(f"{n:,}" for n in row[key]) for key in ("images", "batch")}
+            subsets = ", ".join(map(str, row["subsets"])) or "all"
+            weights = ", ".join(f"{w:g}" for w in row["weights"]) or "1"
+            if row["reranked"]:
+                subsets += ", ranked anew"
+            rows.append(row | told | {"name": group.name, "subsets": subsets, "weights": weights})
+    return rows
 
 
 def _configs(groups: list[Group]) -> list[dict[str, str]]:
