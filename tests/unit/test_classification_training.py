@@ -13,7 +13,6 @@ from crossbatch.data import Manifest, hold_out_images
 from crossbatch.models import Classifier, Encoder
 from crossbatch.training import Trainee, resume, steps, train
 from crossbatch.training.batch import Classes
-from crossbatch.training.tasks.classification import top_k
 from tests import blobs
 
 
@@ -74,19 +73,6 @@ def test_the_loss_is_the_weighted_mean(manifest, mixup, smoothing):
     logits = torch.randn(9, 6, generator=g)
     expected = slow_loss(logits, codes, weights, smoothing, partner, share)
     assert task.loss(logits, batch).value.item() == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_top_k_counts_classes_not_below():
-    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
-    codes = torch.tensor([0, 0, 1, 0])
-    assert top_k(scores, codes, 1).tolist() == [1, 0, 0, 0]
-    assert top_k(scores, codes, 2).tolist() == [1, 1, 0, 0]
-    assert top_k(scores, codes, 5).tolist() == [1, 1, 1, 1]
-    g = torch.Generator().manual_seed(0)
-    scores, codes = torch.randn(40, 9, generator=g), torch.randint(9, (40,), generator=g)
-    pairs = zip(scores, codes, strict=True)
-    slow = [c in sorted(range(9), key=lambda k: -row[k])[:3] for row, c in pairs]
-    assert top_k(scores, codes, 3).bool().tolist() == slow
 
 
 @pytest.mark.parametrize("mode", ["head", "fine_tune"])

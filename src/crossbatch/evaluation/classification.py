@@ -18,7 +18,7 @@ Everything is done some rows at a time; an array may be mapped from a file.
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,11 +135,23 @@ def classify(
     )
 
 
-def write_classification(run: Path, result: ClassificationResult) -> None:
+def write_classification(
+    run: Path,
+    result: ClassificationResult,
+    *,
+    names: Sequence[str] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write ``classification/`` of a run folder, over an earlier one: all of it or nothing.
 
     ``metrics.json`` with 95 % bootstrap intervals over images, ``per_class.csv``, and
     ``per_image.parquet`` with id, label, prediction, confidence and the scores.
+
+    Args:
+        run: The folder.
+        result: What :func:`classify` gave.
+        names: Of the C classes, for ``per_class.csv``; None writes their numbers.
+        notes: Kept in ``metrics.json``, such as the split.
 
     Raises:
         CrossbatchError: It could not be written; the earlier one still stands.
@@ -151,6 +163,7 @@ def write_classification(run: Path, result: ClassificationResult) -> None:
         intervals[name] = (found.low, found.high) if found else (mean, mean)
     summary = {
         "format": FORMAT,
+        **(notes or {}),
         "images": len(result.labels),
         "classes": result.classes,
         "combined": result.combined,
@@ -166,7 +179,8 @@ def write_classification(run: Path, result: ClassificationResult) -> None:
         **result.per_image,
     }
     classes = result.per_class()
-    lines = zip(classes.labels, classes.queries, *classes.scores.values(), strict=True)
+    labels = classes.labels if names is None else [names[c] for c in classes.labels]
+    lines = zip(labels, classes.queries, *classes.scores.values(), strict=True)
 
     def write(folder: Path) -> None:
         text = json.dumps(summary, indent=2) + "\n"

@@ -18,7 +18,7 @@ from crossbatch.training.tasks.classification import codes_of
 
 
 class Prediction(NamedTuple):
-    """Of one run, or of several together.
+    """Of one run.
 
     Attributes:
         probabilities: Shape (N, C), rows sum to 1.
@@ -82,8 +82,8 @@ def predict(
     return Prediction(probabilities, torch.from_numpy(codes), found.images, model.classes)
 
 
-def ensemble(predictions: Sequence[Prediction]) -> Prediction:
-    """The mean of probabilities.
+def check_alike(predictions: Sequence[Prediction]) -> None:
+    """Whether they can be compared and averaged.
 
     Raises:
         CrossbatchError: The runs were trained on other classes, or saw other images.
@@ -95,5 +95,3 @@ def ensemble(predictions: Sequence[Prediction]) -> Prediction:
             got = "other classes" if same else "other images"
             remedy = "Name runs of one manifest, and evaluate them on one split."
             raise CrossbatchError(expected("runs of the same classes and images", got, remedy))
-    mean = torch.stack([p.probabilities for p in predictions]).mean(dim=0)
-    return first._replace(probabilities=mean)

@@ -26,12 +26,11 @@ from crossbatch.collective import Ranks
 from crossbatch.data import ImageSampler, Manifest, hold_out_images
 from crossbatch.engine import ObjectiveResult
 from crossbatch.errors import CrossbatchError, expected
+from crossbatch.evaluation import classify
 from crossbatch.models import Classifier, Encoder, EncoderConfig
 from crossbatch.training.batch import Classes, Mixture
 from crossbatch.training.config import TrainConfig
 from crossbatch.training.tasks.base import with_weights
-
-TOP = (1, 5)
 
 
 class Classification:
@@ -158,22 +157,12 @@ class Classification:
 
     def measure(self, outputs: Tensor, images: Classes) -> dict[str, float]:
         """Accuracies and the cross-entropy, without smoothing."""
-        found = {f"top-{k}": top_k(outputs, images.codes, k).mean().item() for k in TOP}
+        found = classify(outputs, images.codes).metrics
         return {**found, "cross_entropy": F.cross_entropy(outputs, images.codes).item()}
 
     def save(self, encoder: Encoder, network: nn.Module, folder: Path) -> None:
         """The encoder's folder with the names of the classes."""
         Classifier(with_weights(encoder, network, self.network), self.classes).save(folder)
-
-
-def top_k(scores: Tensor, codes: Tensor, k: int) -> Tensor:
-    """Whether each row's class is among its k highest scores, ``(N,)`` float64 of 0 and 1.
-
-    Of classes with equal scores the right one counts as the lowest: a constant classifier is
-    never right by chance.
-    """
-    own = scores.gather(1, codes[:, None])
-    return ((scores >= own).sum(dim=1) <= k).double()
 
 
 def codes_of(labels: np.ndarray, classes: list[str]) -> np.ndarray:
