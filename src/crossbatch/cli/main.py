@@ -98,3 +98,7 @@ def run(command: str, arguments: list[str]) -> int:
         )
     module = importlib.import_module(f"crossbatch.cli.{command}")
     return module.main(arguments)
+
+
+if __name__ == "__main__":
+    main()
