@@ -16,7 +16,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(PIP) -e ".[train,study,hub,export,search]"
+	$(PIP) -e ".[train,study,hub,export,search,web]"
 	@touch $@
 
 $(VENV)/%: $(VENV)/base
@@ -26,7 +26,7 @@ $(VENV)/%: $(VENV)/base
 demo: $(VENV)/demo
 	$(BIN)/python -m demo
 
-test: $(VENV)/test
+test: $(VENV)/test $(VENV)/web-test
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/lint $(VENV)/test

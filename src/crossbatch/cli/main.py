@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "a gallery from a folder or a manifest, to be searched by picture; add, delete",
     "search": "the most similar pictures of an index",
     "duplicates": "near-identical pictures of an index",
+    "serve": "a page and an API that search an index, on this machine or with a token",
     "embed": "embeddings of a folder or a manifest as Parquet or NumPy",
     "export": "a model for others: a folder with its card, the Hub, ONNX",
     "study": "why a weighting does what it does: weights",
