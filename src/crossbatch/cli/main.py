@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "a gallery from a folder or a manifest, to be searched by picture; add, delete",
     "search": "the most similar pictures of an index",
     "duplicates": "near-identical pictures of an index",
+    "explore": "a run's embeddings and their neighbours as a file, and as a map",
     "serve": "a page and an API that search an index, on this machine or with a token",
     "embed": "embeddings of a folder or a manifest as Parquet or NumPy",
     "export": "a model for others: a folder with its card, the Hub, ONNX",
