@@ -5,6 +5,7 @@ strangers, so a token is asked for there, and made where none is given.
 """
 
 import ipaddress
+import logging
 import secrets
 import socket
 from collections.abc import Callable
@@ -94,6 +95,7 @@ def serve(
         remedy = "Install them: pip install 'crossbatch[web]'."
         wanted = "starlette, uvicorn and python-multipart"
         raise CrossbatchError(expected(wanted, f"no {error.name}", remedy)) from error
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of each broken form a line
     app = application(path, limits, token=token, hosts=address.hosts)
     with _listen(address) as listening:
         port = listening.getsockname()[1]
