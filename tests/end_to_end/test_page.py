@@ -222,6 +222,31 @@ def test_crop_with_the_mouse_and_the_keys(page, made):
     expect(page.locator("#frame")).to_be_focused()
 
 
+def test_a_finger_scrolls_until_crop_is_pressed(browser, served, made):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    page.goto(served.address)
+    upload(page, photo(made))
+    shown(page)
+    touch = "getComputedStyle(stage).touchAction"
+    press = """kind => stage.dispatchEvent(new PointerEvent(kind, {
+        pointerType: "touch", pointerId: 1, bubbles: true,
+        clientX: stage.getBoundingClientRect().left + (kind === "pointerdown" ? 5 : 60),
+        clientY: stage.getBoundingClientRect().top + (kind === "pointerdown" ? 5 : 60)}))"""
+    page.evaluate("stage.setPointerCapture = () => {}")
+    drag = ("pointerdown", "pointermove", "pointerup")
+    for kind in drag:
+        page.evaluate(press, kind)
+    assert page.evaluate(touch) == "auto"
+    expect(page.locator("#frame")).to_be_hidden()
+    page.get_by_role("button", name="Crop").click()
+    assert page.evaluate(touch) == "none"
+    before = drawn(page)
+    for kind in drag:
+        page.evaluate(press, kind)
+    assert drawn(page) != before
+    page.close()
+
+
 def test_the_whole_way_by_keys(page):
     page.locator("#results button").first.focus()
     cards = page.locator("#results button")
