@@ -494,6 +494,9 @@ def test_queries_that_wait_are_embedded_together_as_each_alone():
     got = np.concatenate([answer.result(5) for answer in (first, *waiting, both)])
     np.testing.assert_allclose(got, alone, atol=1e-5)
     assert sizes == [1, 4, 4]
+    seven = embedder.ask(encoder, pictures[:7]).result(5)
+    np.testing.assert_allclose(seven, alone[:7], atol=1e-5)
+    assert sizes[3:] == [4, 2, 1]  # torch keeps buffers for each size: few sizes
     with pytest.raises(RuntimeError):
         embedder.ask(encoder, [torch.randn(3, 32, 32), torch.randn(3, 8, 8)]).result(5)
     assert len(embedder.ask(encoder, pictures[:1]).result(5)) == 1  # it goes on

@@ -2,13 +2,15 @@
 
 While a batch is in the network the next requests gather; a lone one never waits for company. One
 pass over b pictures costs less than b passes over one, and two passes at once would only take the
-processor from each other.
+processor from each other. Passes are over powers of two: torch keeps buffers for every size that
+it has seen, and the memory of five sizes is reached soon and stays.
 """
 
 import queue
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +18,14 @@ from torch import Tensor
 
 from crossbatch.models import Encoder
 
+Array = np.ndarray[Any, Any]
 BATCH = 16  # pictures
 
 
 class _Asked(NamedTuple):
     encoder: Encoder
     pictures: list[Tensor]
-    answer: "Future[np.ndarray]"
+    answer: "Future[Array]"
 
 
 class Embedder:
@@ -38,14 +41,14 @@ class Embedder:
         self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
         self._thread.start()
 
-    def ask(self, encoder: Encoder, pictures: list[Tensor]) -> "Future[np.ndarray]":
+    def ask(self, encoder: Encoder, pictures: list[Tensor]) -> "Future[Array]":
         """The embeddings to come, (len(pictures), D) of unit norm; a cancelled one is left out.
 
         Args:
             encoder: In evaluation mode.
             pictures: (3, S, S) each, as `crossbatch.models.encoding.plain_transform` leaves them.
         """
-        answer: Future[np.ndarray] = Future()
+        answer: Future[Array] = Future()
         self._waiting.put(_Asked(encoder, pictures, answer))
         return answer
 
@@ -80,9 +83,7 @@ def _embed(encoder: Encoder, together: list[_Asked]) -> None:
     if not pictures:
         return
     try:
-        with torch.inference_mode():
-            device = next(encoder.parameters()).device
-            found = encoder(torch.stack(pictures).to(device)).float().cpu().numpy()
+        found = np.concatenate([_pass(encoder, part) for part in _parts(pictures)])
     except Exception as error:  # whatever it is, those who wait must hear of it
         for asked in together:
             asked.answer.set_exception(error)
@@ -92,3 +93,17 @@ def _embed(encoder: Encoder, together: list[_Asked]) -> None:
         end = start + len(asked.pictures)
         asked.answer.set_result(found[start:end])
         start = end
+
+
+def _parts(pictures: list[Tensor]) -> Iterator[list[Tensor]]:
+    start = 0
+    while start < len(pictures):
+        size = 1 << (len(pictures) - start).bit_length() - 1
+        yield pictures[start : start + size]
+        start += size
+
+
+@torch.inference_mode()
+def _pass(encoder: Encoder, pictures: list[Tensor]) -> Array:
+    device = next(encoder.parameters()).device
+    return encoder(torch.stack(pictures).to(device)).float().cpu().numpy()
