@@ -293,6 +293,7 @@ def test_nothing_sticks_out(page, made, width):
     shown(page)
     page.fill("#where", "x" * 200)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("p.keys").is_visible() == (width > 800)  # a phone has none of these keys
 
 
 def test_light_and_dark(page):
