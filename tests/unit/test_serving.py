@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from crossbatch.errors import CrossbatchError
 from crossbatch.search import GalleryIndex
-from crossbatch.serving import Address, Limits, application, choose_token, serve
+from crossbatch.serving import Address, Limits, application, choose_token, pictures, serve
 from crossbatch.serving import api as api_module
 from crossbatch.serving.embedder import Embedder
 from crossbatch.serving.page import page
@@ -131,6 +131,19 @@ def test_an_item_and_its_image(client, made):
     assert (again.status_code, again.content) == (304, b"")
     other = client.get("/items/2/image?size=64", headers={"if-none-match": tag})
     assert other.status_code == 200
+
+
+def test_small_pictures_are_kept_within_bounds(made):
+    service = api_module.Service(made.path, Limits(cache_bytes=2000))
+    opened = service.shelf.use(lambda found: found)
+    for turn in range(30):
+        number = turn % 12
+        drawn = service._drawn(opened, f"tag {number}", number, 64)
+        assert drawn == pictures.small(made.image(number), 64, pixels=10**6)
+        assert service._kept == sum(map(len, service._small.values())) <= 2000
+        assert list(service._small)[-1] == f"tag {number}"
+    assert len(service._small) > 1
+    service.close()
 
 
 def test_health(client, made):

@@ -66,6 +66,7 @@ class Service:
         self.embedder = Embedder()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="serving")
         self._small: OrderedDict[str, bytes] = OrderedDict()
+        self._kept = 0  # bytes of them
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -184,9 +185,10 @@ class Service:
             message = f"The image of item {number} cannot be read any more."
             raise Refusal("image_gone", message) from refusal
         with self._lock:
+            self._kept += len(drawn) - len(self._small.pop(tag, b""))
             self._small[tag] = drawn
-            while sum(map(len, self._small.values())) > self.limits.cache_bytes:
-                self._small.popitem(last=False)
+            while self._kept > self.limits.cache_bytes:
+                self._kept -= len(self._small.popitem(last=False)[1])
         return drawn
 
     async def _use(self, work: Callable[[Opened], _T]) -> _T:
