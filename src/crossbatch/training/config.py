@@ -179,40 +179,7 @@ class TrainConfig:
         for name, value in positive.items():
             if value < 1:
                 raise CrossbatchError(expected(f"`{name}` ≥ 1", value, "Choose a whole number."))
-        if self.memory.capacity < -1 or self.memory.start < 0:
-            raise CrossbatchError(
-                expected(
-                    "`memory.capacity` ≥ -1 and `memory.start` ≥ 0",
-                    f"{self.memory.capacity} and {self.memory.start}",
-                    "0 trains without a memory, -1 makes it as large as the training set.",
-                )
-            )
-        if not 0 <= self.memory.momentum < 1:
-            remedy = "0.99 follows within a hundred steps; 0 stores what the trained network says."
-            raise CrossbatchError(
-                expected("`memory.momentum` in [0, 1)", self.memory.momentum, remedy)
-            )
-        if min(self.memory.proportion, self.memory.start_drift) < 0:
-            raise CrossbatchError(
-                expected(
-                    "`memory.proportion` ≥ 0 and `memory.start_drift` ≥ 0",
-                    f"{self.memory.proportion} and {self.memory.start_drift}",
-                    "0 leaves the weight and the start as they are set.",
-                )
-            )
-        if not 0 <= self.memory.noise < 1 or self.memory.sub_centres < 1:
-            raise CrossbatchError(
-                expected(
-                    "`memory.noise` in [0, 1) and `memory.sub_centres` ≥ 1",
-                    f"{self.memory.noise} and {self.memory.sub_centres}",
-                    "0.2 leaves a fifth of the images out; 0 believes all labels.",
-                )
-            )
-        if not 0 <= self.memory.drift_limit < 2:
-            remedy = "Unrelated rows are at d² = 2; 0 shows rows of every age."
-            raise CrossbatchError(
-                expected("`memory.drift_limit` in [0, 2)", self.memory.drift_limit, remedy)
-            )
+        _check_memory(self.memory)
         check_above(self.rank_timeout, 0.0, name="rank_timeout", where="TrainConfig")
         if min(self.sampler.chunk, self.sampler.batch, self.probe) < 0:
             raise CrossbatchError(
@@ -231,6 +198,41 @@ class TrainConfig:
                 )
             )
         _check_task(self)
+
+
+def _check_memory(memory: MemoryConfig) -> None:
+    if memory.capacity < -1 or memory.start < 0:
+        raise CrossbatchError(
+            expected(
+                "`memory.capacity` ≥ -1 and `memory.start` ≥ 0",
+                f"{memory.capacity} and {memory.start}",
+                "0 trains without a memory, -1 makes it as large as the training set.",
+            )
+        )
+    if not 0 <= memory.momentum < 1:
+        remedy = "0.99 follows within a hundred steps; 0 stores what the trained network says."
+        raise CrossbatchError(expected("`memory.momentum` in [0, 1)", memory.momentum, remedy))
+    if min(memory.proportion, memory.start_drift) < 0:
+        raise CrossbatchError(
+            expected(
+                "`memory.proportion` ≥ 0 and `memory.start_drift` ≥ 0",
+                f"{memory.proportion} and {memory.start_drift}",
+                "0 leaves the weight and the start as they are set.",
+            )
+        )
+    if not 0 <= memory.noise < 1 or memory.sub_centres < 1:
+        raise CrossbatchError(
+            expected(
+                "`memory.noise` in [0, 1) and `memory.sub_centres` ≥ 1",
+                f"{memory.noise} and {memory.sub_centres}",
+                "0.2 leaves a fifth of the images out; 0 believes all labels.",
+            )
+        )
+    if not 0 <= memory.drift_limit < 2:
+        remedy = "Unrelated rows are at d² = 2; 0 shows rows of every age."
+        raise CrossbatchError(
+            expected("`memory.drift_limit` in [0, 2)", memory.drift_limit, remedy)
+        )
 
 
 def _check_task(config: TrainConfig) -> None:
