@@ -162,7 +162,7 @@ class Service:
 
         def read(data: bytes) -> Any:
             pixels = self.limits.pixels
-            shortest = transform.shortest
+            shortest = transform.side
             return transform(
                 pictures.read(data, pixels=pixels, shortest=shortest, crop=wanted.crop)
             )
