@@ -228,7 +228,7 @@ def show(console: Console, run: Path, evaluation: Evaluation) -> None:
             f"[yellow]{len(result.skipped):,} queries have nothing to find and are in no mean: "
             f"ids {named}{more}[/]"
         )
-    console.print(f"Wrote {escape(str(run / 'evaluation'))}.")
+    console.print(f"Wrote {escape(str(run / 'evaluation'))}.", soft_wrap=True)
 
 
 def _show_classes(console: Console, evaluation: Evaluation, count: int) -> None:

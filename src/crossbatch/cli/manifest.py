@@ -341,4 +341,4 @@ def _show_counts(console: Console, manifest: Manifest, out: Path) -> None:
         if len(part := manifest.split(name)):
             table.add_row(name, f"{len(part):,}", f"{len(part.classes):,}")
     console.print(table)
-    console.print(f"Wrote {escape(str(out))}.")
+    console.print(f"Wrote {escape(str(out))}.", soft_wrap=True)

@@ -152,4 +152,4 @@ def _show(console: Console, ranking: Ranking, options: Options, page: Path) -> N
         told = "" if np.isnan(value) else f"Trust {value:.2f} of 1 (0.5: none). "
         console.print(f"{told}{sentence}")
     written = [options.out, page, *([options.suspects] if options.suspects else [])]
-    console.print(f"Wrote {escape(', '.join(map(str, written)))}.")
+    console.print(f"Wrote {escape(', '.join(map(str, written)))}.", soft_wrap=True)
