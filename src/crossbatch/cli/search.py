@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from crossbatch.cli._pictures import load_encoder
-from crossbatch.search import GalleryIndex, Hit, together, write_page
+from crossbatch.evaluation.rerank import Expansion, KReciprocal
+from crossbatch.search import GalleryIndex, Hit, Refinement, together, write_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,14 @@ class Search:
     """The images show one thing and are one query."""
     exact: bool = False
     """Do not use the approximate index of a large gallery."""
+    expand: int = 0
+    """Move the query towards so many of its nearest, and ask again; 0 does not."""
+    alpha: float = 3.0
+    """Power of the similarity that weighs them; 0 is their plain average."""
+    rerank: Annotated[tuple[int, int, float] | None, tyro.conf.arg(metavar="K1 K2 LAMBDA")] = None
+    """Order the nearest anew by neighbours that are mutual, such as 20 6 0.3."""
+    pool: int = 200
+    """How many of the nearest are ordered anew."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Embed with this run's encoder, which must be that of the index [default: the index's]."""
     json: bool = False
@@ -51,17 +60,30 @@ def main(argv: list[str]) -> int:
     if options.together:
         embeddings = together(embeddings)
     exact = True if options.exact else None
-    found = index.search(embeddings, model=model, k=options.k, where=options.where, exact=exact)
+    refine = _refinement(options)
+    found = index.search(
+        embeddings, model=model, k=options.k, where=options.where, exact=exact, refine=refine
+    )
     queries = [options.images] if options.together else [(image,) for image in options.images]
     if options.json:
         print(json.dumps([_plain(*pair) for pair in zip(queries, found, strict=True)], indent=2))
     else:
         for query, hits in zip(queries, found, strict=True):
             _show(query, hits)
+        if refine is not None:
+            Console(highlight=False).print(f"Refined: {refine}.")
     if options.gallery is not None:
         write_page(options.gallery, index, found, queries=queries, where=options.where)
         Console(stderr=True).print(f"Wrote {escape(str(options.gallery))}.", soft_wrap=True)
     return 0
+
+
+def _refinement(options: Search) -> Refinement | None:
+    if not options.expand and options.rerank is None:
+        return None
+    expand = Expansion(options.expand, options.alpha) if options.expand else None
+    rerank = None if options.rerank is None else KReciprocal(*options.rerank)
+    return Refinement(expand, rerank, options.pool)
 
 
 def _plain(query: Sequence[Path], hits: Sequence[Hit]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ _PUBLIC = {
     "GalleryIndex": "crossbatch.search.index",
     "Hit": "crossbatch.search.hits",
     "Item": "crossbatch.search.hits",
+    "Refinement": "crossbatch.search.refine",
     "condition": "crossbatch.search.filters",
     "thumbnail": "crossbatch.search.page",
     "together": "crossbatch.search.nearest",
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crossbatch.search.index import GalleryIndex
     from crossbatch.search.nearest import together
     from crossbatch.search.page import thumbnail, write_page
+    from crossbatch.search.refine import Refinement
 
 __all__ = [
     "Changes",
@@ -32,6 +34,7 @@ __all__ = [
     "GalleryIndex",
     "Hit",
     "Item",
+    "Refinement",
     "condition",
     "thumbnail",
     "together",

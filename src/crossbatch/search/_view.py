@@ -19,6 +19,7 @@ from crossbatch.search._lock import writing
 from crossbatch.search.filters import Where, condition
 from crossbatch.search.hits import Hit, Item, as_items
 from crossbatch.search.nearest import nearest
+from crossbatch.search.refine import Refinement, refined
 
 _PLACE = re.compile(r", /\S+\.rs:\d+:\d+$")  # in the engine's source
 
@@ -57,10 +58,15 @@ class View:
         ids = np.array(matching(self.table, where), np.int64)
         return np.searchsorted(self.held.ids, np.sort(ids))
 
-    def exact(self, queries: np.ndarray, k: int, where: Where | None) -> list[list[Hit]]:
-        """The k nearest of each query, by one product."""
-        held = self.held
-        rows, similarities = nearest(held.vectors, queries, k, among=self.rows(where))
+    def exact(
+        self, queries: np.ndarray, k: int, where: Where | None, *, refine: Refinement | None
+    ) -> list[list[Hit]]:
+        """The k nearest of each query, by one product; perhaps at a second look."""
+        held, among = self.held, self.rows(where)
+        if refine is None:
+            rows, similarities = nearest(held.vectors, queries, k, among=among)
+        else:
+            rows, similarities = refined(held.vectors, queries, k, how=refine, among=among)
         items = self.items(held.row_ids[rows.reshape(-1)])
         cosines = similarities.reshape(-1).tolist()
         hits = [Hit(item, cosine) for item, cosine in zip(items, cosines, strict=True)]

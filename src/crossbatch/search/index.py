@@ -34,6 +34,7 @@ from crossbatch.search._view import View, matching, unit_queries
 from crossbatch.search.filters import Where
 from crossbatch.search.hits import Duplicates, Hit, Item, as_items
 from crossbatch.search.nearest import groups, near_pairs, together
+from crossbatch.search.refine import Refinement
 
 ENCODER = "encoder"
 ANN_FROM = 200_000  # items
@@ -232,6 +233,7 @@ class GalleryIndex:
         k: int = 10,
         where: Where | None = None,
         exact: bool | None = None,
+        refine: Refinement | None = None,
     ) -> list[list[Hit]]:
         """The k nearest items of each query, the most similar first.
 
@@ -242,6 +244,8 @@ class GalleryIndex:
             where: A condition on metadata, such as ``label = 'shoe'``, or a mapping of columns to
                 values; see `crossbatch.search.filters`.
             exact: Exactly, or by the approximate index; [default: by the latter if there is one].
+            refine: Expand the queries, re-rank what is found, or both: exactly, and with its own
+                scores in place of the similarity.
 
         Raises:
             CrossbatchError: Wrong shapes, no such column, or a condition that is none.
@@ -255,9 +259,9 @@ class GalleryIndex:
         if k < 1:
             raise CrossbatchError(expected("`k` of at least 1", k, "Ask for one item or more."))
         with _table.translated(self.path):
-            if self.ann is not None and not exact:
+            if self.ann is not None and not exact and refine is None:
                 return self._view.approximate(queries, k, where, probes=self.ann.probes)
-            return self._view.exact(queries, k, where)
+            return self._view.exact(queries, k, where, refine=refine)
 
     def search_pictures(
         self,
