@@ -5,7 +5,8 @@
 Contrastive loss, λ = .5, float32, in one process, the contenders taking turns. Two regimes:
 *early*, 30 % of the negatives above the margin, and *trained*, 0.5 %. The yardstick is one bare
 product X Mᵀ into a buffer that exists already. Extra memory is the rise of the process's peak over
-what it held before the step.
+what it held before the step. Every step brings other images, as in a training: a memory that is
+given one batch again and again fills with copies of it.
 
 Peers: pytorch-metric-learning's CrossBatchMemory (a step of its own: enqueue, pairs, loss), and
 dense torch: similarities, masks, autograd.
@@ -18,7 +19,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +32,26 @@ import crossbatch as xb
 MARGIN = 0.5
 REGIMES = {"early": 0.30, "trained": 0.005}
 SIZES = (8_192, 55_000, 200_000)
-Step = Callable[[], object]
+BATCHES = 20
+Step = Callable[[], Tensor]
 
 
-def make(batch: int, dim: int, rows: int, active: float) -> tuple[Tensor, ...]:
-    """A memory of classes of five and a batch of its classes, `active` of the pairs above λ."""
+class Case(NamedTuple):
+    """Batches of (embeddings, labels, ids), and the rows of a memory."""
+
+    batches: list[tuple[Tensor, Tensor, Tensor]]
+    rows: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+def make(batch: int, dim: int, rows: int, active: float) -> Case:
+    """A memory of classes of five and batches of its classes, `active` of the pairs above λ."""
     g = torch.Generator().manual_seed(0)
-    centres, common = torch.randn(rows // 5, dim, generator=g), torch.randn(dim, generator=g)
+    classes, each = rows // 5, batch // 4
+    centres, common = torch.randn(classes, dim, generator=g), torch.randn(dim, generator=g)
     centres = torch.cat([centres.repeat_interleave(5, dim=0), centres[: rows % 5]])
     noise = 0.8 * centres + 0.6 * torch.randn(rows, dim, generator=g)
-    pick = torch.randperm(rows // 5, generator=g)[: batch // 4]
-    index = (pick[:, None] * 5 + torch.arange(4)).flatten()
     low, high = 0.0, 10.0
     for _ in range(30):
         mid = (low + high) / 2
@@ -47,17 +59,24 @@ def make(batch: int, dim: int, rows: int, active: float) -> tuple[Tensor, ...]:
         share = (x[:64] @ x[64:].T > MARGIN).float().mean()
         low, high = (mid, high) if share < active else (low, mid)
     memory = F.normalize(noise + low * common, dim=1)
-    labels = torch.arange(rows) // 5 % (rows // 5)
-    fresh = memory[index] + 0.02 * torch.randn(batch, dim, generator=g)
-    return F.normalize(fresh, dim=1), labels[index], index, memory, labels, torch.arange(rows)
+    labels = torch.arange(rows) // 5 % classes
+    batches = []
+    for pick in torch.randperm(classes, generator=g)[: BATCHES * each].split(each):
+        index = (pick[:, None] * 5 + torch.arange(4)).flatten()
+        fresh = memory[index] + 0.2 / dim**0.5 * torch.randn(len(index), dim, generator=g)
+        batches.append((F.normalize(fresh, dim=1), labels[index], index))
+    return Case(batches, memory, labels, torch.arange(rows))
 
 
-def ours(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
-    memory = xb.CrossBatchMemory(len(m), m.shape[1])
-    memory.enqueue(m, ml, mi)
-    loss_fn = xb.PairLoss(xb.Contrastive(MARGIN))
+def ours(case: Case, weighting: xb.PairWeighting | None = None) -> Step:
+    """Enqueue, loss and gradient."""
+    memory = xb.CrossBatchMemory(*case.rows.shape)
+    memory.enqueue(case.rows, case.labels, case.ids)
+    loss_fn = xb.PairLoss(weighting or xb.Contrastive(MARGIN))
+    batches = cycle(case.batches)
 
     def step() -> Tensor:
+        z, labels, ids = next(batches)
         x = z.clone().requires_grad_()
         memory.enqueue(x, labels, ids)
         loss_fn(x, labels, ids=ids, references=memory).backward()
@@ -66,11 +85,15 @@ def ours(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tens
     return step
 
 
-def dense(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
+def dense(case: Case) -> Step:
+    """Similarities and masks of all pairs, autograd; nothing is enqueued."""
+    batches = cycle(case.batches)
+
     def step() -> Tensor:
+        z, labels, ids = next(batches)
         x = z.clone().requires_grad_()
-        sim = x @ m.T
-        same, own = labels[:, None] == ml, ids[:, None] == mi
+        sim = x @ case.rows.T
+        same, own = labels[:, None] == case.labels, ids[:, None] == case.ids
         positive, negative = same & ~own, ~same & ~own & (sim > MARGIN)
         ((1 - sim)[positive].sum() + sim[negative].sum()).div(len(x)).backward()
         return x
@@ -78,29 +101,40 @@ def dense(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Ten
     return step
 
 
-def product(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
-    del labels, ids, ml, mi
-    out = torch.empty(len(z), len(m))
-    return lambda: torch.mm(z, m.T, out=out)
+def product(case: Case) -> Step:
+    """The yardstick."""
+    batches = cycle(case.batches)
+    out = torch.empty(len(case.batches[0][0]), len(case.rows))
+    return lambda: torch.mm(next(batches)[0], case.rows.T, out=out)
 
 
-def pml(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
-    from pytorch_metric_learning import distances, losses, reducers
+def pml_memory(case: Case, loss: Any, miner: Any = None) -> Step:
+    """A step of pytorch-metric-learning's memory with one of its losses."""
+    from pytorch_metric_learning import losses
 
-    del ids, mi
-    loss = losses.ContrastiveLoss(
-        pos_margin=1, neg_margin=MARGIN, distance=distances.CosineSimilarity(),
-        reducer=reducers.SumReducer(),
-    )  # fmt: skip
-    memory = losses.CrossBatchMemory(loss, m.shape[1], memory_size=len(m))
-    memory.add_to_memory(m, ml, len(m))
+    rows, dim = case.rows.shape
+    memory = losses.CrossBatchMemory(loss, dim, memory_size=rows, miner=miner)
+    memory.add_to_memory(case.rows, case.labels, rows)
+    batches = cycle(case.batches)
 
     def step() -> Tensor:
+        z, labels, _ = next(batches)
         x = z.clone().requires_grad_()
         memory(x, labels).backward()
         return x
 
     return step
+
+
+def pml(case: Case) -> Step:
+    """The same loss by pytorch-metric-learning."""
+    from pytorch_metric_learning import distances, losses, reducers
+
+    loss = losses.ContrastiveLoss(
+        pos_margin=1, neg_margin=MARGIN, distance=distances.CosineSimilarity(),
+        reducer=reducers.SumReducer(),
+    )  # fmt: skip
+    return pml_memory(case, loss)
 
 
 CONTENDERS = {"product": product, "crossbatch": ours, "pml": pml, "dense torch": dense}
@@ -122,10 +156,10 @@ def _status(key: str) -> int:
 
 
 def measure(
-    case: tuple[Tensor, ...], repeats: int, contenders: dict[str, Callable[..., Step]]
+    case: Case, repeats: int, contenders: dict[str, Callable[[Case], Step]]
 ) -> dict[str, tuple[float, float]]:
     """Median milliseconds and extra megabytes of each contender, taking turns."""
-    steps = {name: build(*case) for name, build in contenders.items()}
+    steps = {name: build(case) for name, build in contenders.items()}
     for step in steps.values():  # room that is kept, codes of the memory among it, is not a peak
         step()
         step()
@@ -139,12 +173,13 @@ def measure(
     return {name: (statistics.median(times[name]) * 1e3, extra[name]) for name in steps}
 
 
-def check(case: tuple[Tensor, ...]) -> None:
+def check(case: Case) -> None:
     """Ours and dense torch mean the same loss: their gradients agree."""
-    z, labels, ids, *rows = case
-    mine, plain = z.clone().requires_grad_(), dense(*case)().grad
+    z, labels, ids = case.batches[0]
+    mine, plain = z.clone().requires_grad_(), dense(case)().grad
     loss_fn = xb.PairLoss(xb.Contrastive(MARGIN))
-    loss_fn(mine, labels, ids=ids, references=xb.Batch(*rows)).backward()
+    rows = xb.Batch(case.rows, case.labels, case.ids)
+    loss_fn(mine, labels, ids=ids, references=rows).backward()
     torch.testing.assert_close(mine.grad, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
 
 

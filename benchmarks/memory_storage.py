@@ -16,30 +16,31 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from itertools import cycle
 
 import torch
 from torch import Tensor
 
 import crossbatch as xb
-from benchmarks.memory_loss import MARGIN, make
+from benchmarks.memory_loss import MARGIN, Case, make
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 KINDS = (xb.CrossBatchMemory, xb.PerImageMemory)
 Memory = xb.CrossBatchMemory | xb.PerImageMemory
 
 
-def filled(kind: type[Memory], dtype: torch.dtype, case: tuple[Tensor, ...]) -> Memory:
-    *_, m, labels, ids = case
-    memory = kind(len(m), m.shape[1], dtype=dtype)
-    memory.enqueue(m, labels, ids)
+def filled(kind: type[Memory], dtype: torch.dtype, case: Case) -> Memory:
+    memory = kind(*case.rows.shape, dtype=dtype)
+    memory.enqueue(case.rows, case.labels, case.ids)
     return memory
 
 
-def stepper(memory: Memory, case: tuple[Tensor, ...]) -> Callable[[], None]:
-    z, labels, ids, *_ = case
+def stepper(memory: Memory, case: Case) -> Callable[[], None]:
     loss_fn = xb.PairLoss(xb.Contrastive(MARGIN))
+    batches = cycle(case.batches)
 
     def step() -> None:
+        z, labels, ids = next(batches)
         x = z.clone().requires_grad_()
         memory.enqueue(x, labels, ids)
         loss_fn(x, labels, ids=ids, references=memory).backward()
@@ -59,12 +60,12 @@ def row_bytes(memory: Memory) -> tuple[int, int]:
     return stored // memory.capacity, (stored + beside) // memory.capacity
 
 
-def error(memory: Memory, case: tuple[Tensor, ...]) -> float:
-    z, _, _, m, *_ = case
+def error(memory: Memory, case: Case) -> float:
+    z = case.batches[0][0].double()
     held = memory.contents()
     place = held.ids.argsort()
     read = held.embeddings[place].double()
-    return float((z.double() @ (read - m.double()).T).abs().max())
+    return float((z @ (read - case.rows.double()).T).abs().max())
 
 
 def promised(dtype: torch.dtype, m: Tensor) -> float:
@@ -103,7 +104,7 @@ def main() -> None:
         print(
             f"| {kind.__name__} | {str(dtype).removeprefix('torch.')} | {stored} | {coded} "
             f"| {statistics.median(taken) * 1e3:.1f} | {errors[kind, dtype]:.1e} "
-            f"| {promised(dtype, case[3]):.1e} |"
+            f"| {promised(dtype, case.rows):.1e} |"
         )
 
 

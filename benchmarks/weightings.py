@@ -10,49 +10,13 @@ steps in one process.
 import argparse
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import crossbatch as xb
-from benchmarks.memory_loss import Step, make, measure, product
-
-
-def ours(weighting: xb.PairWeighting) -> Callable[..., Step]:
-    def build(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
-        memory = xb.CrossBatchMemory(len(m), m.shape[1])
-        memory.enqueue(m, ml, mi)
-        loss_fn = xb.PairLoss(weighting)
-
-        def step() -> Tensor:
-            x = z.clone().requires_grad_()
-            memory.enqueue(x, labels, ids)
-            loss_fn(x, labels, ids=ids, references=memory).backward()
-            return x
-
-        return step
-
-    return build
-
-
-def pml(make_loss: Callable[[], tuple[Any, Any]]) -> Callable[..., Step]:
-    def build(z: Tensor, labels: Tensor, ids: Tensor, m: Tensor, ml: Tensor, mi: Tensor) -> Step:
-        from pytorch_metric_learning import losses
-
-        del ids, mi
-        loss, miner = make_loss()
-        memory = losses.CrossBatchMemory(loss, m.shape[1], memory_size=len(m), miner=miner)
-        memory.add_to_memory(m, ml, len(m))
-
-        def step() -> Tensor:
-            x = z.clone().requires_grad_()
-            memory(x, labels).backward()
-            return x
-
-        return step
-
-    return build
+from benchmarks.memory_loss import Case, Step, make, measure, ours, pml_memory, product
 
 
 def peers() -> dict[str, tuple[xb.PairWeighting, Callable[[], tuple[Any, Any]] | None]]:
@@ -114,9 +78,13 @@ def main() -> None:
     print("| weighting | ms | ÷ product | pml ÷ | MB | pml MB |")
     print("|---|---|---|---|---|---|")
     for name, (weighting, peer) in peers().items():
-        contenders: dict[str, Callable[..., Step]] = {"product": product, "ours": ours(weighting)}
+        contenders: dict[str, Callable[[Case], Step]] = {
+            "product": product,
+            "ours": partial(ours, weighting=weighting),
+        }
         if peer is not None:
-            contenders["pml"] = pml(peer)
+            loss, miner = peer()
+            contenders["pml"] = partial(pml_memory, loss=loss, miner=miner)
         found = measure(case, options.repeats, contenders)
         ms, mb = found["ours"]
         if peer is not None:
