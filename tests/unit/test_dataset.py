@@ -224,6 +224,7 @@ def test_items_leave_the_random_state_alone(photos):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 def test_workers_change_nothing(photos):
     dataset = ImageDataset(photos, train())
     batches = [item_keys([0, 5, 3], seed=1, step=0), item_keys([5, 4, 1], seed=1, step=1)]
