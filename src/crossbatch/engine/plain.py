@@ -31,10 +31,11 @@ from crossbatch.references import Encodable, Tile
 Path = Literal["dense", "sparse", "screened", "fused"]
 Line = tuple[float, float] | None
 
-_SCREENED_BELOW = 0.05  # share of pairs above the bound
-_SPARSE_BELOW = 0.12
-_PROBE = 1 << 14  # similarities that tell the share
+_SCREENED_BELOW = 0.01  # share of pairs above the bound
+_SPARSE_BELOW = 0.03
+_PROBE = 1 << 12  # similarities that tell the share
 _WORTH_CODES = 4096  # references
+_DENSE_BLOCKS = 4  # that the dense path takes at once on a CPU: float32 products gain by it
 _GATHERED = 1 << 19  # numbers gathered at a time for exact similarities
 
 
@@ -109,12 +110,16 @@ class PlainSweep:
                 references.encode()
         return tile.codes is not None
 
-    def _row_bound(self) -> Tensor | float:
+    def _columns_bound(self) -> Tensor | float:
         assert self._bound is not None
-        return self._bound[:, None] if isinstance(self._bound, Tensor) else self._bound
+        return self._bound
 
-    def _blocks(self, tile: Tile) -> list[slice]:
-        count, rows = len(tile.labels), self._split.rows
+    def _row_bound(self) -> Tensor | float:
+        bound = self._columns_bound()
+        return bound[:, None] if isinstance(bound, Tensor) else bound
+
+    def _blocks(self, tile: Tile, at_once: int = 1) -> list[slice]:
+        count, rows = len(tile.labels), self._split.rows * at_once
         return [slice(a, min(a + rows, count)) for a in range(0, count, rows)]
 
     def _fused(self, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
@@ -130,7 +135,7 @@ class PlainSweep:
             sink.sums(sums)
 
     def _dense(self, start: int, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
-        for part in self._blocks(tile):
+        for part in self._blocks(tile, _DENSE_BLOCKS if self._cpu else 1):
             references = tile.embeddings[part].detach().to(self._x.dtype)
             sim = torch.mm(
                 self._x, references.T, out=_reuse(self._sims, (len(self._x), len(references)))
@@ -138,7 +143,7 @@ class PlainSweep:
             first, last = np.searchsorted(mixed, (part.start, part.stop))
             hidden = as_tensor(mixed[first:last] - part.start).to(self._x.device)
             place = slice(start + part.start, start + part.stop)
-            block = Block(sim, hidden, references, place)
+            block = Block(sim, hidden, references, place, spare=len(sinks) == 1)
             for sink in sinks:
                 sink.block(block)
 
@@ -157,23 +162,23 @@ class PlainSweep:
         assert tile.codes is not None
         if self._codes is None:
             self._codes = encode(self._x, shared_scale=True)
-        a, codes, count = self._codes, tile.codes, len(tile.labels)
+        a, codes, anchors = self._codes, tile.codes, len(self._x)
         scale = a.scale[0] * codes.scale
         residual, reach = a.residual.amax(), (a.norm + a.residual).amax()
         error = reach * codes.residual + (residual + ROUNDING * reach) * codes.norm
         least = _least_product(self._bound, scale, error)
-        passing = _reuse(self._flags, (len(self._x), count))
-        for part in self._blocks(tile):
-            shape = len(self._x), part.stop - part.start
-            product = _reuse(self._products, shape)
-            torch._int_mm(a.values, codes.values[part].T, out=product)  # pyright: ignore
+        passing = _reuse(self._flags, (len(tile.labels), anchors))
+        for part in self._blocks(tile):  # references beside anchors: so int_mm copies the few
+            product = _reuse(self._products, (part.stop - part.start, anchors))
+            torch._int_mm(codes.values[part], a.values.T, out=product)  # pyright: ignore
             if least is not None:
-                np.greater(product.numpy(), least[part], out=passing[:, part].numpy())
+                np.greater(product.numpy(), least[part], out=passing[part].numpy())
                 continue
-            estimate = torch.mul(product, scale[part], out=_reuse(self._sims, shape))
-            bound = self._row_bound() - error[part].amax()
-            above(estimate, bound, out=passing[:, part])
-        anchor, column, _ = _coordinates(passing, mixed)
+            estimate = torch.mul(product, scale[part, None], out=_reuse(self._sims, product.shape))
+            above(estimate, self._columns_bound() - error[part].amax(), out=passing[part])
+        if len(mixed):
+            passing.index_fill_(0, as_tensor(mixed), False)
+        anchor, column = _by_anchor(places_of(passing).numpy(), anchors)
         sim = _similarities(self._x, anchor, tile.embeddings, column)
         return Pairs(anchor, column, sim, tile.embeddings)
 
@@ -184,7 +189,7 @@ def _share_above(sim: Tensor, bound: Tensor | float) -> float:
     return np.count_nonzero(passing.numpy()) / max(passing.numel(), 1)
 
 
-def _reuse(room: list[Tensor], shape: tuple[int, int]) -> Tensor:
+def _reuse(room: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     """A matrix in memory that was used before: fresh memory costs a page fault per 4 kB."""
     size = shape[0] * shape[1]
     if room[0].numel() < size:
@@ -193,12 +198,12 @@ def _reuse(room: list[Tensor], shape: tuple[int, int]) -> Tensor:
 
 
 def _least_product(bound: Bound, scale: Tensor, error: Tensor) -> np.ndarray | None:
-    """For one bound for all: the integer product above which a pair with a column may pass."""
+    """For one bound for all: above which integer product a pair with a reference may pass."""
     if isinstance(bound, Tensor) or bound is None:
         return None
     limit = 2.0**31 - 128  # what float32 and int32 both hold
     least = ((bound - error) / scale).floor_().clamp_(-limit, limit)
-    return least.to(torch.int32).numpy()
+    return least.to(torch.int32).numpy()[:, None]
 
 
 def _coordinates(passing: Tensor, mixed: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,6 +213,15 @@ def _coordinates(passing: Tensor, mixed: np.ndarray) -> tuple[Tensor, Tensor, Te
     flat = places_of(passing)
     anchor = flat.div(passing.shape[1], rounding_mode="floor")
     return anchor, flat - anchor * passing.shape[1], flat
+
+
+def _by_anchor(flat: np.ndarray, anchors: int) -> tuple[Tensor, Tensor]:
+    """Anchor and column of pairs found references first, ascending by anchor."""
+    column, anchor = np.divmod(flat, anchors)
+    if anchors <= 1 << 16:  # numpy sorts two bytes by their digits
+        anchor = anchor.astype(np.uint16)
+    order = np.argsort(anchor, kind="stable")
+    return as_tensor(anchor[order].astype(np.int64)), as_tensor(column[order])
 
 
 def _similarities(

@@ -59,12 +59,16 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Block:
-    """All anchors beside T references in a row; ``hidden`` are those that are mixed."""
+    """All anchors beside T references in a row.
+
+    ``hidden`` are those that are mixed; nobody else reads ``sim`` where it is ``spare``.
+    """
 
     sim: Float[Tensor, "B T"]
     hidden: Int[Tensor, " H"]
     references: Float[Tensor, "T D"]
     place: slice
+    spare: bool = False
 
     def hide(self, values: Shaped[Tensor, "B T"], by: float) -> Shaped[Tensor, "B T"]:
         """Overwrite what belongs to mixed references."""
@@ -99,6 +103,10 @@ class Weighted:
     def __init__(self, weighting: PairWeighting, stats: Stats, x: Tensor) -> None:
         self._weighting, self._stats, self._columns = weighting, stats, columns(stats)
         self._x = x
+        self._step: Tensor | None = None  # where w⁻ is 1 above a bound and 0 below it: the bound
+        bound = weighting.negative_bound(stats)
+        if weighting.negative_line == (0.0, 0.0) and bound is not None:
+            self._step = torch.as_tensor(bound, dtype=x.dtype, device=x.device).reshape(-1, 1)
         self.gradient = torch.zeros_like(x)
         self.active = x.new_zeros(len(x))
         self.reference: Tensor | None = None  # where the gradient of the references goes, (M, D)
@@ -106,10 +114,15 @@ class Weighted:
 
     def block(self, block: Block) -> None:
         """Weigh every pair."""
-        weights = self._weighting.negative(block.sim, self._columns)
-        weights = block.hide(weights if weights is not block.sim else weights.clone(), 0.0)
+        if self._step is not None:
+            into = block.sim if block.spare else torch.empty_like(block.sim)
+            weights = torch.gt(block.sim, self._step, out=into)
+        else:
+            weights = self._weighting.negative(block.sim, self._columns)
+            weights = weights if weights is not block.sim else weights.clone()
+        weights = block.hide(weights, 0.0)
         self.gradient.addmm_(weights, block.references)
-        self.active += _count(weights)
+        self.active += _count(weights) if self._step is None else weights.sum(dim=1)
         if self.reference is not None:
             self.reference[block.place].addmm_(weights.T, self.reference_anchors)
 
