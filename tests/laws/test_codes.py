@@ -1,9 +1,13 @@
 """Eight-bit codes: the bound is a bound, and exact similarities are the same two ways."""
 
+import threading
+
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import crossbatch as xb
 from crossbatch.codes import ROUNDING, encode
 from crossbatch.engine import plain
 
@@ -45,8 +49,32 @@ def test_many_rows_are_encoded_in_parts():
 
 def test_single_similarities_are_taken_alike_two_ways():
     x, r = torch.randn(6, 33), torch.randn(50, 33)
-    anchor, column = (torch.rand(6, 50) < 0.2).nonzero().unbind(1)
-    for take in (plain._similarities, plain._gathered_similarities):
-        torch.testing.assert_close(take(x, anchor, r, column), (x @ r.T)[anchor, column])
-    none = torch.zeros(0, dtype=torch.int64)
-    assert plain._similarities(x, none, r, none).shape == (0,)
+    column, anchor = np.nonzero(np.random.default_rng(0).random((50, 6)) < 0.2)
+    wanted = (x @ r.T)[anchor, column]
+    gathered = plain._gathered_similarities(x, torch.tensor(anchor), r, torch.tensor(column))
+    torch.testing.assert_close(gathered, wanted)
+    room = torch.full((len(anchor),), torch.nan)
+    torch.testing.assert_close(plain._similarities(x, anchor, r, column, room), wanted)
+    assert plain._similarities(x, anchor[:0], r, column[:0], room[:0]).shape == (0,)
+
+
+def test_the_room_of_a_sweep_outlives_it():
+    x, r = torch.randn(6, 33), torch.randn(50, 33)
+    labels = torch.arange(56) % 7
+
+    def loss() -> torch.Tensor:
+        references = xb.Batch(r, labels[6:], torch.arange(6, 56))
+        return xb.PairLoss(xb.Contrastive())(
+            x, labels[:6], ids=torch.arange(6), references=references
+        )
+
+    def run() -> None:
+        with torch.inference_mode():
+            found.append(loss())  # what is made here may not be written to outside
+        found.extend([loss(), loss()])
+
+    found: list[torch.Tensor] = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [loss()] * 3

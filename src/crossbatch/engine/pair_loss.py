@@ -153,7 +153,7 @@ def pair_loss(
         )
         scales = _scales(folded.stats, weighting, reduction)
         total, gradient, reference = _reduce(folded, weighting, scales)
-    attach = cast(Callable[..., Tensor], _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
+    attach = cast("Callable[..., Tensor]", _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
     stats = folded.stats
     counts = ("positives", "negatives", "active_positives", "active_negatives")
     numbers = {name: stats.pop(name).long() for name in counts}

@@ -21,7 +21,7 @@ from crossbatch._lookup import Lookup
 from crossbatch._shapes import Bool, Float, Int
 from crossbatch.references import References, Tile
 
-BLOCKS = 16
+BLOCKS = 32
 """Blocks of similarities in a tile."""
 _MIXED_BELOW = 0.25  # share of mixed references above which gathering them does not pay
 _KEPT = 1 << 21  # similarities of mixed references that are kept from sweep to sweep

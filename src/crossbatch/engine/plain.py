@@ -13,6 +13,7 @@ On a CPU numpy compares and searches three times faster than torch; hence its us
 """
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -39,6 +40,28 @@ _DENSE_BLOCKS = 4  # that the dense path takes at once on a CPU: float32 product
 _GATHERED = 1 << 19  # numbers gathered at a time for exact similarities
 
 
+class _Room:
+    """Memory that was used before: fresh memory costs a page fault per 4 kB."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[torch.dtype, bool], Tensor] = {}
+
+    def matrix(
+        self, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """A matrix of anything, on the device of another one; the last of its dtype is void."""
+        dtype, size = dtype or like.dtype, shape[0] * shape[1]
+        key = dtype, torch.is_inference_mode_enabled()
+        held = self._held.get(key)
+        if held is None or held.numel() < size or held.device != like.device:
+            self._held[key] = held = like.new_empty(size, dtype=dtype)
+        return held[:size].view(shape)
+
+
+_KEPT = threading.local()
+"""The room of a thread's last sweep on a CPU."""
+
+
 class PlainSweep:
     """One way past all plain references.
 
@@ -63,14 +86,20 @@ class PlainSweep:
         self._x = x
         self._cpu = x.device.type == "cpu"
         self._codes: Codes | None = None
-        self._sims, self._flags = [x.new_empty(0)], [x.new_empty(0, dtype=torch.bool)]
-        self._products = [x.new_empty(0, dtype=torch.int32)]
+        self._room = _Room()
         self.taken: list[Path] = []
 
     def run(self, sinks: Sequence[Push]) -> None:
         """Hand every plain pair, or every one above the bound, to each of the sinks."""
         if self._forced == "screened" and isinstance(self._split.references, Encodable):
             self._split.references.encode()
+        self._room, _KEPT.room = getattr(_KEPT, "room", None) or self._room, None
+        try:
+            self._pass(sinks)
+        finally:
+            _KEPT.room = self._room if self._cpu else None
+
+    def _pass(self, sinks: Sequence[Push]) -> None:
         for start, tile, mixed in self._split.plain_tiles():
             path = self._choose(tile)
             self.taken.append(path)
@@ -137,9 +166,8 @@ class PlainSweep:
     def _dense(self, start: int, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
         for part in self._blocks(tile, _DENSE_BLOCKS if self._cpu else 1):
             references = tile.embeddings[part].detach().to(self._x.dtype)
-            sim = torch.mm(
-                self._x, references.T, out=_reuse(self._sims, (len(self._x), len(references)))
-            )
+            sim = self._room.matrix((len(self._x), len(references)), self._x)
+            torch.mm(self._x, references.T, out=sim)
             first, last = np.searchsorted(mixed, (part.start, part.stop))
             hidden = as_tensor(mixed[first:last] - part.start).to(self._x.device)
             place = slice(start + part.start, start + part.stop)
@@ -149,7 +177,8 @@ class PlainSweep:
 
     def _sparse(self, tile: Tile, mixed: np.ndarray) -> Pairs:
         shape = len(self._x), len(tile.labels)
-        sim, passing = _reuse(self._sims, shape), _reuse(self._flags, shape)
+        sim = self._room.matrix(shape, self._x)
+        passing = self._room.matrix(shape, self._x, torch.bool)
         bound = self._row_bound()
         for part in self._blocks(tile):
             references = tile.embeddings[part].detach().to(self._x.dtype)
@@ -167,34 +196,42 @@ class PlainSweep:
         residual, reach = a.residual.amax(), (a.norm + a.residual).amax()
         error = reach * codes.residual + (residual + ROUNDING * reach) * codes.norm
         least = _least_product(self._bound, scale, error)
-        passing = _reuse(self._flags, (len(tile.labels), anchors))
+        passing = self._room.matrix((len(tile.labels), anchors), self._x, torch.bool)
         for part in self._blocks(tile):  # references beside anchors: so int_mm copies the few
-            product = _reuse(self._products, (part.stop - part.start, anchors))
+            product = self._room.matrix((part.stop - part.start, anchors), self._x, torch.int32)
             torch._int_mm(codes.values[part], a.values.T, out=product)  # pyright: ignore
             if least is not None:
                 np.greater(product.numpy(), least[part], out=passing[part].numpy())
                 continue
-            estimate = torch.mul(product, scale[part, None], out=_reuse(self._sims, product.shape))
+            estimate = self._room.matrix(tuple(product.shape), self._x)
+            torch.mul(product, scale[part, None], out=estimate)
             above(estimate, self._columns_bound() - error[part].amax(), out=passing[part])
         if len(mixed):
             passing.index_fill_(0, as_tensor(mixed), False)
-        anchor, column = _by_anchor(places_of(passing).numpy(), anchors)
-        sim = _similarities(self._x, anchor, tile.embeddings, column)
-        return Pairs(anchor, column, sim, tile.embeddings)
+        column, anchor = np.divmod(places_of(passing).numpy(), anchors)
+        room = self._room.matrix((1, len(anchor)), self._x)[0]
+        sim = _similarities(self._x, anchor, tile.embeddings, column, room)
+        return Pairs(*self._passing(anchor, column, sim), tile.embeddings)
+
+    def _passing(
+        self, anchor: np.ndarray, column: np.ndarray, sim: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Those above the bound, ascending by anchor."""
+        bound = self._columns_bound()
+        limit = bound.numpy()[anchor] if isinstance(bound, Tensor) else bound
+        keep = np.flatnonzero(sim.numpy() > limit)
+        few = anchor[keep]
+        if len(self._x) <= 1 << 16:  # numpy sorts two bytes by their digits
+            few = few.astype(np.uint16)
+        keep = keep[np.argsort(few, kind="stable")]
+        rows = as_tensor(keep)
+        return as_tensor(anchor[keep]), as_tensor(column[keep]), sim.index_select(0, rows)
 
 
 def _share_above(sim: Tensor, bound: Tensor | float) -> float:
     passing = torch.empty(sim.shape, dtype=torch.bool)
     above(sim, bound, out=passing)
     return np.count_nonzero(passing.numpy()) / max(passing.numel(), 1)
-
-
-def _reuse(room: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """A matrix in memory that was used before: fresh memory costs a page fault per 4 kB."""
-    size = shape[0] * shape[1]
-    if room[0].numel() < size:
-        room[0] = room[0].new_empty(size)
-    return room[0][:size].view(shape)
 
 
 def _least_product(bound: Bound, scale: Tensor, error: Tensor) -> np.ndarray | None:
@@ -215,30 +252,26 @@ def _coordinates(passing: Tensor, mixed: np.ndarray) -> tuple[Tensor, Tensor, Te
     return anchor, flat - anchor * passing.shape[1], flat
 
 
-def _by_anchor(flat: np.ndarray, anchors: int) -> tuple[Tensor, Tensor]:
-    """Anchor and column of pairs found references first, ascending by anchor."""
-    column, anchor = np.divmod(flat, anchors)
-    if anchors <= 1 << 16:  # numpy sorts two bytes by their digits
-        anchor = anchor.astype(np.uint16)
-    order = np.argsort(anchor, kind="stable")
-    return as_tensor(anchor[order].astype(np.int64)), as_tensor(column[order])
-
-
 def _similarities(
-    x: Float[Tensor, "B D"], anchor: Tensor, references: Tensor, column: Tensor
+    x: Float[Tensor, "B D"],
+    anchor: np.ndarray,
+    references: Float[Tensor, "T D"],
+    column: np.ndarray,
+    room: Float[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
-    """⟨a_i, r_j⟩ of a list of pairs, ascending by anchor."""
-    if len(anchor) and references.dtype == x.dtype and _samples():
-        starts = torch.searchsorted(anchor, torch.arange(len(x) + 1))
-        pattern = torch.sparse_csr_tensor(  # pyright: ignore
-            starts,
-            column,
-            torch.zeros_like(column, dtype=x.dtype),
-            (len(x), len(references)),
-            check_invariants=False,
-        )
-        return _sampled(pattern, x, references.detach().T).values()
-    return _gathered_similarities(x, anchor, references, column)
+    """⟨a_i, r_j⟩ of a list of pairs, ascending by reference: each is read once."""
+    if not (len(anchor) and references.dtype == x.dtype and _samples()):
+        return _gathered_similarities(x, as_tensor(anchor), references, as_tensor(column))
+    starts = np.zeros(len(references) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(column, minlength=len(references)), out=starts[1:])
+    pattern = torch.sparse_csr_tensor(  # pyright: ignore
+        as_tensor(starts),
+        as_tensor(anchor),
+        room.zero_(),
+        (len(references), len(x)),
+        check_invariants=False,
+    )
+    return _sampled(pattern, references.detach(), x.T).values()
 
 
 def _gathered_similarities(
@@ -256,7 +289,7 @@ def _gathered_similarities(
 
 def _sampled(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """The entries of a product that a sparse matrix has."""
-    take = cast(Callable[..., Tensor], torch.sparse.sampled_addmm)  # pyright: ignore
+    take = cast("Callable[..., Tensor]", torch.sparse.sampled_addmm)  # pyright: ignore
     return take(pattern, left, right, beta=0.0)
 
 

@@ -84,7 +84,7 @@ class Push(Protocol):
         ...
 
     def pairs(self, pairs: Pairs) -> None:
-        """Some pairs; all others that stood beside them have no weight."""
+        """The pairs above the bound; all others that stood beside them have no weight."""
         ...
 
     def sums(self, sums: Sums) -> None:
@@ -133,9 +133,13 @@ class Weighted:
 
     def pairs(self, pairs: Pairs) -> None:
         """Weigh some pairs."""
-        weights = self._weighting.negative(pairs.sim, pairs.at_anchors(self._stats))
+        if self._step is not None:
+            weights = active = torch.ones_like(pairs.sim)
+        else:
+            weights = self._weighting.negative(pairs.sim, pairs.at_anchors(self._stats))
+            active = (weights != 0).to(weights.dtype)
         self.gradient += pairs.weighted_sum(weights, len(self._x))
-        self.active.index_add_(0, pairs.anchor, (weights != 0).to(weights.dtype))
+        self.active.index_add_(0, pairs.anchor, active)
 
 
 class RunningSoftmax:
@@ -164,14 +168,13 @@ class RunningSoftmax:
         self._gradient.addmm_(terms, block.references)
 
     def pairs(self, pairs: Pairs) -> None:
-        """Take in some pairs, none of them below the bound."""
+        """Take in some pairs."""
         stats = pairs.at_anchors(self._stats)
         exponent = _not_none(self._weighting.negative_exponent(pairs.sim, stats))
-        above = _above(pairs, self._bound)
         highest = torch.full_like(self._top, -torch.inf)
         top = self._rise(highest.scatter_reduce_(0, pairs.anchor, exponent, "amax"))
-        self.active.index_add_(0, pairs.anchor, above)
-        terms = _powers(exponent, top.index_select(0, pairs.anchor)).mul_(above)
+        self.active.index_add_(0, pairs.anchor, torch.ones_like(exponent))
+        terms = _powers(exponent, top.index_select(0, pairs.anchor))
         self._sum.index_add_(0, pairs.anchor, terms)
         self._gradient += pairs.weighted_sum(terms, len(top))
 
@@ -208,14 +211,6 @@ class RunningSoftmax:
 def _powers(exponent: Tensor, shift: Tensor) -> Tensor:
     """e^{E − shift}, in place, as a power of two: less than half the time of e."""
     return torch.add(-_LOG2E * shift, exponent, alpha=_LOG2E, out=exponent).exp2_()
-
-
-def _above(pairs: Pairs, bound: Bound) -> Float[Tensor, " n"]:
-    """One for pairs above the bound: a screened list has some that are not."""
-    if bound is None:
-        return torch.ones_like(pairs.sim)
-    limit = bound.flatten().index_select(0, pairs.anchor) if isinstance(bound, Tensor) else bound
-    return (pairs.sim > limit).to(pairs.sim.dtype)
 
 
 def _count(block: Tensor) -> Float[Tensor, " B"]:
