@@ -18,8 +18,11 @@ import torch
 import crossbatch as xb
 from benchmarks.memory_loss import Case, Step, make, measure, ours, pml_memory, product
 
+_FEW = 4096  # rows up to which the peer may hold positives × negatives
 
-def peers() -> dict[str, tuple[xb.PairWeighting, Callable[[], tuple[Any, Any]] | None]]:
+
+def peers(few: bool) -> dict[str, tuple[xb.PairWeighting, Callable[[], tuple[Any, Any]] | None]]:
+    """Weightings, and the peer's loss and miner; without ``few`` rows, those that fit 16 GB."""
     from pytorch_metric_learning import distances, losses, miners
 
     cosine = distances.CosineSimilarity()
@@ -37,7 +40,7 @@ def peers() -> dict[str, tuple[xb.PairWeighting, Callable[[], tuple[Any, Any]] |
             lambda: (losses.MultiSimilarityLoss(2, 50, 0.5), None),
         ),
         "supcon": (xb.SupCon(), lambda: (losses.SupConLoss(0.1), None)),
-        "nt-xent": (xb.NTXent(), None),  # PML holds positives × negatives: over 16 GB here
+        "nt-xent": (xb.NTXent(), (lambda: (losses.NTXentLoss(0.1), None)) if few else None),
         "hardest triplet": (
             xb.HardestTriplet(),
             lambda: (
@@ -54,7 +57,10 @@ def peers() -> dict[str, tuple[xb.PairWeighting, Callable[[], tuple[Any, Any]] |
             ),
         ),
         "nca": (xb.NCA(), lambda: (losses.NCALoss(10, distance=cosine), None)),
-        "tuplet margin": (xb.TupletMargin(), None),  # likewise
+        "tuplet margin": (
+            xb.TupletMargin(),
+            (lambda: (losses.TupletMarginLoss(5.73, 64), None)) if few else None,
+        ),
         "margin": (xb.Margin(), None),
         "ranked list": (xb.RankedList(), None),
         "binomial deviance": (xb.BinomialDeviance(), None),
@@ -77,7 +83,7 @@ def main() -> None:
     print(f"B={options.batch}, D={options.dim}, M={options.rows:,}, trained regime")
     print("| weighting | ms | ÷ product | pml ÷ | MB | pml MB |")
     print("|---|---|---|---|---|---|")
-    for name, (weighting, peer) in peers().items():
+    for name, (weighting, peer) in peers(options.rows <= _FEW).items():
         contenders: dict[str, Callable[[Case], Step]] = {
             "product": product,
             "ours": partial(ours, weighting=weighting),
