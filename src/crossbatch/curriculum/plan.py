@@ -104,8 +104,8 @@ class Plan:
         CrossbatchError: There is no stage.
 
     >>> plan = Plan.curriculumnet()
-    >>> [stage.subsets for stage in plan.stages]
-    [(0,), (0, 1), (0, 1, 2)]
+    >>> print(*(stage.subsets for stage in plan.stages))
+    (0,) (0, 1) (0, 1, 2)
     >>> plan.lengths(3000)
     (1000, 1000, 1000)
     """
