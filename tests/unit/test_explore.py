@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossbatch.cli import explore, main
+from crossbatch.curriculum import DensityRanker
 from crossbatch.data import Manifest
 from crossbatch.errors import CrossbatchError
 from crossbatch.studies.neighbourhoods import write_neighbourhoods
@@ -60,6 +61,17 @@ def test_neighbours_are_those_of_sorting_everything(manifest, tmp_path, k):
     assert rows[1]["neighbour_ids"][0] == 75
     assert rows[7]["neighbour_ids"][0] == 15
     assert (rows[2]["density"], rows[2]["subset"], rows[2]["label"]) == (2 / 9, 2, "cat")
+
+
+def test_what_no_ranking_says_is_the_density_of_these_embeddings(manifest, tmp_path):
+    plain = Manifest(manifest.table.drop_columns(["density", "subset"]), manifest.root)
+    write_neighbourhoods(galleries.encoder(), plain, tmp_path / "x.parquet")
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    labels = [row["label"] for row in rows]
+    ranker = DensityRanker().fit(np.array([row["embedding"] for row in rows]), labels)
+    assert [row["density"] for row in rows] == ranker.density_.tolist()
+    assert [row["subset"] for row in rows] == ranker.subset_.tolist()
+    assert len({row["density"] for row in rows}) > 2
 
 
 def test_one_image_has_no_neighbours(manifest, tmp_path):

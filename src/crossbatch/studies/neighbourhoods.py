@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossbatch._files import write_beside
+from crossbatch.curriculum import DensityRanker
 from crossbatch.data import Manifest, Problem
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation.table import Watch, write_embeddings
@@ -35,8 +36,9 @@ def write_neighbourhoods(
 
     Args:
         encoder: Used where it is.
-        manifest: The images. All columns but images themselves are written: label, split, and
-            subset and density where it has them.
+        manifest: The images. All columns but images themselves are written. Where it has neither
+            ``density`` nor ``subset``, both are those of these embeddings within the label
+            (:class:`crossbatch.curriculum.DensityRanker`, its defaults).
         out: Ends in ``.parquet``. Further columns are ``embedding``, lists of D float32 of unit
             norm; ``neighbour_ids``, lists of ids, the most similar first, never the image's own;
             ``neighbour_similarities``, their cosines; and ``atlas_neighbors``.
@@ -68,16 +70,31 @@ def write_neighbourhoods(
             )
         )
         table = pq.read_table(part)
-        pq.write_table(_with_neighbours(table, neighbours), part, compression="zstd")
+        table = _with_neighbours(_with_density(table), neighbours)
+        pq.write_table(table, part, compression="zstd")
 
     write_beside(out, write)
     return problems
 
 
-def _with_neighbours(table: pa.Table, k: int) -> pa.Table:
-    many = len(table)
+def _vectors(table: pa.Table) -> np.ndarray:
     flat = table[VECTOR].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    vectors = flat.reshape(many, -1)
+    return flat.reshape(len(table), -1)
+
+
+def _with_density(table: pa.Table) -> pa.Table:
+    if {"density", "subset"} & set(table.column_names):
+        return table  # as another ranking has it
+    labels = table["label"].fill_null("").to_numpy()
+    ranker = DensityRanker().fit(_vectors(table), labels)
+    for name, values in (("density", ranker.density_), ("subset", ranker.subset_)):
+        place = table.column_names.index(VECTOR)
+        table = table.add_column(place, name, pa.array(values))
+    return table
+
+
+def _with_neighbours(table: pa.Table, k: int) -> pa.Table:
+    many, vectors = len(table), _vectors(table)
     k = min(k, many - 1)
     rows = np.empty((many, k), np.int64)
     similarities = np.empty((many, k), np.float32)
