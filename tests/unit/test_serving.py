@@ -17,7 +17,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from crossbatch.errors import CrossbatchError
-from crossbatch.search import GalleryIndex
+from crossbatch.evaluation.rerank import Expansion, KReciprocal
+from crossbatch.search import GalleryIndex, Refinement
 from crossbatch.serving import Address, Limits, application, choose_token, pictures, serve
 from crossbatch.serving import api as api_module
 from crossbatch.serving.embedder import Embedder
@@ -93,6 +94,19 @@ def test_a_search_is_that_of_the_index(client, made):
     assert found(ask(client, data, k=5, where="label = 'dog' AND stars > 1")) == expected(hits)
     (hits,) = made.search(made.embedding(3), model=made.model, k=4)
     assert found(ask(client, item=3, k=4)) == expected(hits)
+
+
+def test_a_second_look_is_that_of_the_index(client, made):
+    data = (made.path.parent / "photos" / "deep" / "2.jpg").read_bytes()
+    plain = found(ask(client, data, k=6))
+    for fields, refine in (
+        ({"expand": 3}, Refinement(Expansion(3))),
+        ({"rerank": "4,2,0.25"}, Refinement(rerank=KReciprocal(4, 2, 0.25))),
+        ({"expand": 3, "rerank": "4,2,0.25"}, Refinement(Expansion(3), KReciprocal(4, 2, 0.25))),
+    ):
+        (hits,) = made.search_pictures([data], k=6, refine=refine)
+        assert found(ask(client, data, k=6, **fields)) == expected(hits) != plain
+    assert found(ask(client, data, k=6, expand=0, rerank="")) == plain
 
 
 def test_a_crop_is_the_picture_cut_out(client, made):
@@ -223,6 +237,11 @@ def test_what_is_held_together_is_bounded(made):
         ({"item": 1, "crop": "0,0,nan,1"}, 422, "bad_parameter", "four shares"),
         ({"item": 1, "crop": "0.5,0,0.6,1"}, 422, "bad_parameter", "within"),
         ({"item": 1, "crop": "0,0,0,1"}, 422, "bad_parameter", "four shares"),
+        ({"item": 1, "expand": 51}, 422, "bad_parameter", "from 0 to 50"),
+        ({"item": 1, "rerank": "20,6"}, 422, "bad_parameter", "k1,k2,lambda"),
+        ({"item": 1, "rerank": "20,6,nan"}, 422, "bad_parameter", "k1,k2,lambda"),
+        ({"item": 1, "rerank": "2,9,0.3"}, 422, "bad_parameter", "k1,k2,lambda"),
+        ({"item": 1, "rerank": "201,6,0.3"}, 422, "bad_parameter", "k1 ≤ 200"),
         ({"item": 1, "image": "text"}, 422, "bad_form", "a file in `image`"),
     ],
 )

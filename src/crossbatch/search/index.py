@@ -270,15 +270,17 @@ class GalleryIndex:
         k: int = 10,
         where: Where | None = None,
         exact: bool | None = None,
+        refine: Refinement | None = None,
         one_query: bool = False,
     ) -> list[list[Hit]]:
         """Search by pictures: files, bytes, pictures of Pillow's, tensors.
 
         Args:
             pictures: One query each.
-            k: As for :meth:`search`, like `where` and `exact`.
+            k: As for :meth:`search`, like `where`, `exact` and `refine`.
             where: A condition.
             exact: Whether exactly.
+            refine: A second look.
             one_query: The pictures show one thing, and are one query: the mean of their
                 embeddings.
 
@@ -288,7 +290,9 @@ class GalleryIndex:
         embeddings = np.asarray(self.encoder.encode(list(pictures)))
         if one_query and len(embeddings):
             embeddings = together(embeddings)
-        return self.search(embeddings, model=self.model, k=k, where=where, exact=exact)
+        return self.search(
+            embeddings, model=self.model, k=k, where=where, exact=exact, refine=refine
+        )
 
     def duplicates(
         self, threshold: float = 0.95, *, where: Where | None = None

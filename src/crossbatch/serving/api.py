@@ -86,7 +86,9 @@ class Service:
             query, model = await self._query(wanted)
 
         def find(opened: Opened) -> tuple[Opened, list[Hit]]:
-            found = shelf.search(opened, query, model=model, k=wanted.k, where=wanted.where)
+            found = shelf.search(
+                opened, query, model=model, k=wanted.k, where=wanted.where, refine=wanted.refine
+            )
             return opened, found
 
         opened, hits = await self._use(find)

@@ -5,7 +5,7 @@ from typing import Any
 import crossbatch
 from crossbatch.serving.limits import Limits
 from crossbatch.serving.refusals import REASONS
-from crossbatch.serving.uploads import LARGEST_ID, K
+from crossbatch.serving.uploads import EXPAND, LARGEST_ID, K
 
 Json = dict[str, Any]
 _TEXT: Json = {"type": "string"}
@@ -69,6 +69,8 @@ _SEARCH = (
 
 def _search(limits: Limits) -> Json:
     crop = "Left, top, width and height as shares of the upright picture: 0.1,0.2,0.5,0.5."
+    rerank = "Order the 200 nearest anew by mutual neighbours: k1,k2,lambda. Paper: 20,6,0.3."
+    expand = "Move the query towards so many of its nearest, and ask again."
     fields: Json = {
         "image": {
             "type": "array",
@@ -81,6 +83,8 @@ def _search(limits: Limits) -> Json:
         "k": {"type": "integer", "minimum": 1, "maximum": limits.k, "default": min(K, limits.k)},
         "where": {**_TEXT, "maxLength": 10_000, "description": "Such as label = 'shoe'."},
         "crop": {**_TEXT, "description": crop, "examples": ["0.1,0.2,0.5,0.5"]},
+        "expand": {**_WHOLE, "maximum": EXPAND, "default": 0, "description": expand},
+        "rerank": {**_TEXT, "description": rerank, "examples": ["20,6,0.3"]},
     }
     form = {
         "type": "object",
@@ -129,7 +133,10 @@ def _schemas() -> Json:
             "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
         },
     }
-    similarity = {"type": "number", "minimum": -1.001, "maximum": 1.001, "description": "Cosine."}
+    similarity = {
+        **{"type": "number", "minimum": -1.001, "maximum": 1.001},
+        "description": "Cosine; with `rerank`, lambda times it and the rest mutual neighbours.",
+    }
     limits = ("upload_bytes", "pixels", "pictures", "k")
     return {
         "Item": _object(**item),

@@ -20,7 +20,7 @@ import numpy as np
 
 from crossbatch.errors import CrossbatchError, FormatError
 from crossbatch.models import Encoder
-from crossbatch.search import GalleryIndex, Hit, Item
+from crossbatch.search import GalleryIndex, Hit, Item, Refinement
 from crossbatch.serving.refusals import Refusal
 
 HEADER = "index.json"
@@ -104,7 +104,13 @@ class Shelf:
 
 
 def search(
-    opened: Opened, query: np.ndarray, *, model: str, k: int, where: str | None
+    opened: Opened,
+    query: np.ndarray,
+    *,
+    model: str,
+    k: int,
+    where: str | None,
+    refine: Refinement | None = None,
 ) -> list[Hit]:
     """The nearest items of one query, (D,).
 
@@ -113,7 +119,7 @@ def search(
         FormatError: The index is gone, or of another model meanwhile.
     """
     try:
-        return opened.index.search(query, model=model, k=k, where=where)[0]
+        return opened.index.search(query, model=model, k=k, where=where, refine=refine)[0]
     except FormatError:
         raise
     except CrossbatchError as error:

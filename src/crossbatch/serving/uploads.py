@@ -10,13 +10,17 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from crossbatch.errors import nearest
+from crossbatch.errors import CrossbatchError, nearest
+from crossbatch.evaluation.rerank import Expansion, KReciprocal
+from crossbatch.search import Refinement
 from crossbatch.serving.limits import Limits
 from crossbatch.serving.pictures import WHOLE, Crop
 from crossbatch.serving.refusals import Refusal
 
-FIELDS = ("image", "item", "k", "where", "crop")
+FIELDS = ("image", "item", "k", "where", "crop", "expand", "rerank")
 K = 12
+EXPAND = 50
+"""The nearest that a query may be moved towards, at most."""
 LARGEST_ID = 10**18 - 1
 LEAST = 0.01  # of a side, for a crop
 _TEXT = 64 * 1024  # bytes of a field
@@ -33,6 +37,7 @@ class Wanted:
         k: How many to find.
         where: A condition, or None.
         crop: What of the only picture, or of the item, is meant.
+        refine: A second look, or None.
     """
 
     images: tuple[bytes, ...]
@@ -40,6 +45,7 @@ class Wanted:
     k: int
     where: str | None
     crop: Crop
+    refine: Refinement | None
 
 
 class Bodies:
@@ -143,7 +149,8 @@ def _wanted(form: FormData, images: tuple[bytes, ...], limits: Limits) -> Wanted
         raise Refusal("bad_form", message)
     item = whole("item", given["item"], least=0, most=LARGEST_ID) if "item" in given else None
     k = whole("k", given.get("k", str(min(K, limits.k))), least=1, most=limits.k)
-    return Wanted(images, item, k, given.get("where", "").strip() or None, crop)
+    where = given.get("where", "").strip() or None
+    return Wanted(images, item, k, where, crop, _refinement(given))
 
 
 def whole(name: str, text: str, *, least: int, most: int) -> int:
@@ -156,6 +163,25 @@ def whole(name: str, text: str, *, least: int, most: int) -> int:
         message = f"Expected `{name}` to be a whole number from {least} to {most}. "
         raise Refusal("bad_parameter", f"{message}Got {text[:30]!r}. Choose another.")
     return int(text)
+
+
+def _refinement(given: dict[str, str]) -> Refinement | None:
+    many = whole("expand", given.get("expand", "0"), least=0, most=EXPAND)
+    text = given.get("rerank", "")
+    if not many and not text:
+        return None
+    try:
+        k1, k2, weight = text.split(",") if text else ("1", "1", "0")
+        rerank = KReciprocal(int(k1), int(k2), float(weight))
+        if rerank.k1 > Refinement.pool:
+            raise ValueError("more than are looked at")
+    except (ValueError, CrossbatchError) as error:
+        message = (
+            f"Expected `rerank` as k1,k2,lambda with 1 ≤ k1 ≤ {Refinement.pool}, 1 ≤ k2 ≤ k1 + 1 "
+            f"and lambda from 0 to 1, such as 20,6,0.3. Got {text[:60]!r}. Leave it out, or so."
+        )
+        raise Refusal("bad_parameter", message) from error
+    return Refinement(Expansion(many) if many else None, rerank if text else None)
 
 
 def _crop(text: str) -> Crop:
