@@ -11,12 +11,14 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from crossbatch.search import GalleryIndex
+from crossbatch.evaluation.rerank import Expansion, KReciprocal
+from crossbatch.search import GalleryIndex, Refinement
 from crossbatch.serving import Limits, application
 from crossbatch.serving.shelf import relative
 from tests import galleries
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 TOKEN = "0123456789abcdef"
 ARGUMENTS = ["--no-sandbox", "--headless", "--disable-gpu", "--disable-dev-shm-usage"]
 
@@ -105,7 +107,8 @@ def test_choose_then_click_on(page, made):
     assert shown(page) == told(hits)
     assert page.locator("#results .label").first.text_content() == "cat"
     assert page.locator("#results .path").first.text_content() == "deep/6.jpg"
-    assert "note it's <b>6</b>" in page.locator("#results .about").first.text_content()
+    facts = page.locator("#results li").first.locator(".fact").all_text_contents()
+    assert facts == ["stars 3", "note it's <b>6</b>"]
     expect(page.locator("#status")).to_have_text("12 of 30")
     third = hits[2].item
     page.locator("#results button").nth(2).click()
@@ -161,17 +164,40 @@ def test_filter(page, made):
     assert set(page.locator("#results .label").all_text_contents()) == {"dog"}
     page.fill("#where", "labels = 'dog'")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("Did you mean `label`?")
+    expect(page.get_by_role("alert")).to_contain_text("Did you mean label?")
     page.fill("#where", "label = 'x' AND stars < 0")
     page.keyboard.press("Enter")
-    expect(page.locator("#nothing")).to_have_text("Nothing meets the filter.")
+    expect(page.locator("#nothing p")).to_have_text("Nothing meets the filter.")
     expect(page.locator("#error")).to_be_hidden()
+    page.get_by_role("button", name="Remove the filter").click()
+    expect(page.locator("#nothing")).to_be_hidden()
+    assert shown(page) == before
+    page.keyboard.type("label = 'x'")
     page.keyboard.press("Escape")
     expect(page.locator("#where")).to_have_value("")
     assert shown(page) == before
+    page.get_by_role("button", name="Clear").click()
+    page.fill("#where", "label = 'cat'")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("once a picture is chosen")
+    page.fill("#where", "")
     page.get_by_role("group", name="Columns").get_by_text("label").click()
     page.keyboard.type("cat")
     expect(page.locator("#where")).to_have_value("label = 'cat'")
+
+
+def test_a_second_look(page, made):
+    upload(page, photo(made))
+    before = shown(page)
+    for name, refine in (
+        ("expand", Refinement(Expansion(10))),
+        ("both", Refinement(Expansion(10), KReciprocal(20, 6, 0.3))),
+    ):
+        with page.expect_response("**/search"):
+            page.get_by_label("Second look").select_option(name)
+        (hits,) = made.search_pictures([photo(made)], k=12, refine=refine)
+        expect(page.locator("#results .similarity").first).to_have_text(told(hits)[0][1])
+        assert shown(page) == told(hits) != before
 
 
 def drawn(page):
@@ -294,6 +320,8 @@ def test_nothing_sticks_out(page, made, width):
     page.fill("#where", "x" * 200)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("p.keys").is_visible() == (width > 800)  # a phone has none of these keys
+    first = page.locator("#results li").first.bounding_box()
+    assert first["y"] < 600  # what was found is on the first screen, of a phone too
 
 
 def test_light_and_dark(page):
