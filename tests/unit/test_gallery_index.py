@@ -194,6 +194,16 @@ def test_metadata_of_any_plain_type(encoder, photos, tmp_path):
         index.add(manifest.with_column("_image", ["x"] * 12))
 
 
+@pytest.mark.parametrize(("role", "kept"), [("train", False), ("query", True)])
+def test_a_role_is_kept_where_it_says_more_than_the_split(encoder, photos, tmp_path, role, kept):
+    index = GalleryIndex.create(tmp_path / "x", encoder)
+    manifest = from_pictures(photos).manifest
+    half = pa.array([role, None] * 6)
+    index.add(manifest.with_column("split", ["train", "test"] * 6).with_column("role", half))
+    assert ("role" in index.columns) is kept
+    assert "split" in index.columns
+
+
 # What is found
 
 

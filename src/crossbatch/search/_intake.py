@@ -258,8 +258,8 @@ def _metadata(manifest: Manifest) -> pa.Table:
             column = column.cast(column.type.value_type)
         if pa.types.is_large_string(column.type):
             column = column.cast(pa.string())
-        if name in ("split", "role") and set(column.unique().to_pylist()) <= {"train"}:
-            continue  # nobody said so
+        if name in ("split", "role") and set(column.unique().to_pylist()) <= {"train", None}:
+            continue  # nobody said so, or it says no more than the split
         if name == "label" or (name not in _TAKEN and _plain(column.type)):
             columns[name] = column
     return pa.table(columns)
