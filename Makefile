@@ -27,7 +27,7 @@ demo: $(VENV)/demo
 	$(BIN)/python -m demo
 
 test: $(VENV)/test $(VENV)/web-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -rs
 
 lint: $(VENV)/lint $(VENV)/test
 	$(BIN)/ruff format --check .
