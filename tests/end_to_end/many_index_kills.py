@@ -1,11 +1,13 @@
-"""Kill the indexing of a folder over and over, and look at what stands after each kill.
+"""Kill ``crossbatch index`` or ``index add`` over and over; look at what stands after each kill.
 
-    python -m tests.end_to_end.many_index_kills --times 20 [--seed 0]
+    python -m tests.end_to_end.many_index_kills --command index|add [--times 20] [--seed 0]
 
-Each kill comes a random while after the first item that the process committed, or after random
-milliseconds from its start, so that it also falls into the making of the index. After each: every
-item that was there before is there still, whole blocks came to it, each item's embedding is that
-of its image, and each image can be read. Exits with 1 if not.
+Before each start the folder gets more pictures, as many as some blocks. Of four kills one falls
+anywhere, so also into the making of the index, two come shortly after a block was committed, and
+one after the last block, while files are joined and the approximate index is built. After each:
+every item that was there before is there still, whole blocks came to it, each item's embedding is
+that of its image, each image can be read, and the approximate index, if there is one, answers.
+Exits with 1 if not.
 """
 
 import argparse
@@ -21,55 +23,72 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crossbatch.data.importers import from_pictures
 from crossbatch.models import Encoder, EncoderConfig
 from crossbatch.search import GalleryIndex
 from tests import blobs
 
 SMALL = EncoderConfig(trunk="test_efficientnet", weights="none", image_size=32, dim=8)
+BLOCK, PORTION = 8, 4  # pictures that are committed together; blocks that come between two kills
 
 WRITER = """
 import sys
-from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from crossbatch.data.importers import from_pictures
-from crossbatch.models import Encoder
-from crossbatch.search import GalleryIndex, _intake
-_intake.BLOCK = int(sys.argv[4])
-place = Path(sys.argv[1])
-index = (
-    GalleryIndex.open(place)
-    if (place / "index.json").exists()
-    else GalleryIndex.create(place, Encoder.load(sys.argv[3]))
-)
-index.add(from_pictures(Path(sys.argv[2])).manifest)
+from crossbatch.search import _intake
+_intake.BLOCK = int(sys.argv.pop(1))
+from crossbatch.cli.main import main
+main()
 """
+ANN_FROM = 64  # items: few, so that building the approximate index is killed, too
 
 
 @dataclass
 class Growing:
-    """A folder of pictures and the index that it shall become."""
+    """A folder of pictures and the index that it shall become.
+
+    Attributes:
+        command: ``index``, which makes the index, or ``add``, into one that is there.
+        pictures: In the folder.
+    """
 
     photos: Path
     encoder: Path
     index: Path
     block: int
+    command: str
+    pictures: int = 0
 
     @classmethod
-    def make(cls, work, *, pictures, block):
-        rng = np.random.default_rng(0)
-        growing = cls(work / "photos", work / "encoder", work / "x.index", block)
+    def make(cls, work, *, pictures, block, command="index"):
+        places = (work / name for name in ("photos", "encoder", "x.index"))
+        growing = cls(*places, block, command)
         growing.photos.mkdir()
-        for i in range(pictures):
-            blobs.picture(rng, rng.uniform(0, 1, 3)).save(growing.photos / f"{i:04}.png")
         torch.manual_seed(0)
         Encoder(SMALL).save(growing.encoder)
+        growing.more(pictures)
+        if command == "add":
+            GalleryIndex.create(growing.index, Encoder.load(growing.encoder))
         return growing
 
+    def more(self, pictures):
+        """Put further pictures into the folder."""
+        rng = np.random.default_rng(self.pictures)
+        for i in range(self.pictures, self.pictures + pictures):
+            blobs.picture(rng, rng.uniform(0, 1, 3)).save(self.photos / f"{i:04}.png")
+        self.pictures += pictures
+
     def start(self):
-        places = map(str, (self.index, self.photos, self.encoder, self.block))
-        return subprocess.Popen([sys.executable, "-W", "ignore", "-c", WRITER, *places])
+        places = [self.encoder, self.photos, "--out", self.index]
+        if self.command == "add":
+            places = ["add", self.index, self.photos]
+        program = [sys.executable, "-W", "ignore", "-c", WRITER, self.block, "index", *places]
+        command = [*map(str, program), "--ann-from", str(ANN_FROM)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def finish(self):
+        """Let one go to its end."""
+        assert self.start().wait() == 0
+        assert check(self, self.pictures) == self.pictures
 
     def version(self):
         """The version that counts, without opening anything."""
@@ -78,12 +97,11 @@ class Growing:
         except FileNotFoundError:
             return 0
 
-    def wait_for(self, items, process):
-        """Until the process has committed something; `items` is a hint for who reads on."""
+    def wait_for(self, commits, process):
+        """Until the process has committed so many times, or is done."""
         before = self.version()
-        while self.version() <= before and process.poll() is None:
+        while self.version() < before + commits and process.poll() is None:
             time.sleep(0.001)
-        return items
 
 
 def check(growing, before):
@@ -92,47 +110,58 @@ def check(growing, before):
         assert before == 0
         return 0
     index = GalleryIndex.open(growing.index)
-    many, total = len(index), sum(1 for _ in growing.photos.iterdir())
+    many, total = len(index), growing.pictures
     assert many >= before, f"{before} were committed, {many} are left"
     assert many == total or many % growing.block == 0, f"{many} items: half a block"
     if not many:
         return 0
-    hits = index.search(np.ones(SMALL.dim), model=index.model, k=total + 1)[0]
+    query = np.ones(SMALL.dim)
+    hits = index.search(query, model=index.model, k=total + 1, exact=True)[0]
     names = sorted(hit.item.path for hit in hits)
     assert names == [f"{i:04}.png" for i in range(many)]
     vectors = np.stack([index.embedding(hit.item.id) for hit in hits])
     images = [index.image(hit.item.id) for hit in hits]
     np.testing.assert_allclose(vectors, index.encoder.encode(images), atol=1e-5)
+    if index.ann is not None:
+        found = index.search(query, model=index.model, k=3)[0]
+        assert len(found) == 3
+        assert {hit.item.path for hit in found} <= set(names)
     return many
+
+
+def kill(growing, process, held, *, kind, rng):
+    """Send SIGKILL at a moment of one kind; whether the process was at work still."""
+    if kind == 0:
+        time.sleep(rng.uniform(1.5, 6))
+    else:
+        blocks = (growing.pictures - held) // growing.block
+        growing.wait_for(blocks if kind == 3 else 1, process)
+        time.sleep(rng.uniform(0, 1.5 if kind == 3 else 0.1))
+    process.kill()
+    return process.wait() != 0
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--command", choices=("index", "add"), default="index")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rng, started, held = random.Random(options.seed), time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
-        growing = Growing.make(Path(folder), pictures=60 * options.times, block=8)
+        growing = Growing.make(Path(folder), pictures=0, block=BLOCK, command=options.command)
         trail = []
-        for kill in range(options.times):
-            process = growing.start()
-            if kill % 4 == 3:
-                time.sleep(rng.uniform(1.5, 4))
-            else:
-                growing.wait_for(held, process)
-                time.sleep(rng.uniform(0, 0.15))
-            process.kill()
-            status = process.wait()
+        for turn in range(options.times):
+            growing.more(PORTION * BLOCK)
+            at_work = kill(growing, growing.start(), held, kind=turn % 4, rng=rng)
             held = check(growing, held)
-            trail.append(held if status else f"{held} (was done)")
-        index = GalleryIndex.open(growing.index)
-        index.add(from_pictures(growing.photos).manifest)
-        total = check(growing, held)
+            ann = "ANN" if growing.index.exists() and GalleryIndex.open(growing.index).ann else ""
+            trail.append(f"{held}{ann}" + ("" if at_work else " (was done)"))
+        growing.finish()
     took = time.perf_counter() - started
-    print(f"killed {options.times} times, items after each: {trail}")
-    print(f"whole each time, {total} at the end ({took:.0f} s)")
+    print(f"{options.command} killed {options.times} times, items after each: {trail}")
+    print(f"whole each time, {growing.pictures} at the end ({took:.0f} s)")
 
 
 if __name__ == "__main__":
