@@ -242,6 +242,7 @@ def test_conditions(index):
         ("id > 'a'", "could not convert.*values of their type"),
         ("label", "does not return a boolean"),
         ("label = ", "a condition on metadata"),
+        ("(" * 5000 + "id = 1", r"^(?!.*SELECT).{1,500}$"),  # the engine repeats all of it
     ):
         with pytest.raises(CrossbatchError, match=message):
             search(index, where=where)

@@ -22,6 +22,8 @@ from crossbatch.search.nearest import nearest
 from crossbatch.search.refine import Refinement, refined
 
 _PLACE = re.compile(r", /\S+\.rs:\d+:\d+$")  # in the engine's source
+_STATEMENT = re.compile(r"(?<=statement: )SELECT 1 FROM t WHERE ")  # what the engine makes of it
+_SAID = 300  # characters of what the engine says
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def _judged() -> Iterator[None]:
         yield
     except ValueError as error:
         got = str(error).removeprefix("Invalid input, ").splitlines()[0]
-        got = _PLACE.sub("", got)
+        got = _STATEMENT.sub("", _PLACE.sub("", got))
+        got = got if len(got) <= _SAID else f"{got[:_SAID]}…"
         remedy = "Compare columns with values of their type: label = 'shoe' AND id < 10."
         raise CrossbatchError(expected("a condition on metadata", got, remedy)) from error
 
