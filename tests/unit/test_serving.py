@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -23,7 +24,7 @@ from crossbatch.serving import Address, Limits, application, choose_token, pictu
 from crossbatch.serving import api as api_module
 from crossbatch.serving.embedder import Embedder
 from crossbatch.serving.page import page
-from crossbatch.serving.refusals import REASONS
+from crossbatch.serving.refusals import REASONS, Refusal
 from crossbatch.serving.shelf import without_paths
 from tests import galleries
 
@@ -379,6 +380,21 @@ def test_uploads_stay_in_memory(made, monkeypatch):
     Image.fromarray(noise).save(file, "BMP")
     with local(made.path, Limits()) as client:
         assert ask(client, file.getvalue()).status_code == 200
+
+
+def test_memory_of_large_pictures_is_given_back_once_they_were_looked_at(monkeypatch):
+    events = []
+    library = SimpleNamespace(malloc_trim=lambda _: events.append("given back"))
+    monkeypatch.setattr(pictures.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(pictures, "_MANY", 2_000)
+    for side in (40, 50):
+        look = lambda picture: events.append(picture.size)  # noqa: E731
+        pictures.read(galleries.png(side), look, pixels=10_000, shortest=10)
+    with pytest.raises(Refusal):
+        pictures.read(galleries.png(300)[:200], look, pixels=10**6, shortest=10)
+    assert events == [(40, 40), (50, 50), "given back", "given back"]
+    monkeypatch.setattr(pictures.ctypes, "CDLL", lambda _: object())  # another C library
+    assert pictures.small(galleries.png(300), 64, pixels=10**6)
 
 
 # What happens meanwhile

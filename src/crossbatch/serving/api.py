@@ -165,8 +165,8 @@ class Service:
         def read(data: bytes) -> Any:
             pixels = self.limits.pixels
             shortest = transform.side
-            return transform(
-                pictures.read(data, pixels=pixels, shortest=shortest, crop=wanted.crop)
+            return pictures.read(
+                data, transform, pixels=pixels, shortest=shortest, crop=wanted.crop
             )
 
         seen = await asyncio.gather(*[self._work(lambda x=x: read(x)) for x in images])

@@ -2,14 +2,17 @@
 
 The header of a file tells its format and its size in pixels, and costs nothing to read. Only some
 formats are read at all: those that cameras and browsers write. A picture of many pixels is decoded
-alone, so that the memory of one bounds that of all.
+alone, so that the memory of one bounds that of all, and its memory goes back to the system.
 """
 
+import contextlib
+import ctypes
 import math
 import warnings
+from collections.abc import Callable, Generator
 from io import BytesIO
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,8 +21,10 @@ from crossbatch.search import thumbnail
 from crossbatch.serving.refusals import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_LARGE = 8_000_000  # pixels
+_LARGE = 8_000_000  # pixels: decoded alone
+_MANY = 2_000_000  # pixels: their memory is given back
 _alone = Lock()
+_T = TypeVar("_T")
 
 
 class Crop(NamedTuple):
@@ -34,11 +39,19 @@ class Crop(NamedTuple):
 WHOLE = Crop(0.0, 0.0, 1.0, 1.0)
 
 
-def read(data: bytes, *, pixels: int, shortest: int, crop: Crop = WHOLE) -> Image.Image:
-    """Decode a picture, and cut the crop out of it.
+def read(
+    data: bytes,
+    look: Callable[[Image.Image], _T],
+    *,
+    pixels: int,
+    shortest: int,
+    crop: Crop = WHOLE,
+) -> _T:
+    """Decode a picture, cut the crop out of it, look at that, and forget the picture.
 
     Args:
         data: Of a file, of any content.
+        look: Makes something small of it.
         pixels: It may have at most.
         shortest: Pixels that the crop's shorter side is wanted to have; JPEG files are decoded
             smaller where that is enough.
@@ -49,13 +62,11 @@ def read(data: bytes, *, pixels: int, shortest: int, crop: Crop = WHOLE) -> Imag
     """
     count = check(data, pixels=pixels)
     wanted = math.ceil(shortest / min(crop.width, crop.height))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if count > _LARGE:
-            with _alone:
-                picture = _decode(data, wanted)
-        else:
-            picture = _decode(data, wanted)
+    with _room(count):
+        return look(_cut(_decode(data, wanted), crop))
+
+
+def _cut(picture: Image.Image, crop: Crop) -> Image.Image:
     if crop == WHOLE:
         return picture
     width, height = picture.size
@@ -71,11 +82,11 @@ def small(data: bytes, side: int, *, pixels: int) -> bytes:
     Raises:
         Refusal: As for `read`.
     """
-    check(data, pixels=pixels)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _room(check(data, pixels=pixels)):
             return thumbnail(data, side)
+    except Refusal:
+        raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
         raise _broken() from error
 
@@ -108,9 +119,27 @@ def check(data: bytes, *, pixels: int) -> int:
     return width * height
 
 
+@contextlib.contextmanager
+def _room(pixels: int) -> Generator[None]:
+    """Room for a picture that is forgotten in it. A large one has it alone.
+
+    Each thread's pool of glibc keeps what was freed in it; after a few large pictures that is
+    hundreds of megabytes (docs/log/2026-11-26-search.md).
+    """
+    with _alone if pixels > _LARGE else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            if pixels > _MANY:
+                with contextlib.suppress(OSError, AttributeError):  # another C library
+                    ctypes.CDLL(None).malloc_trim(0)
+
+
 def _decode(data: bytes, shortest: int) -> Image.Image:
     try:
-        return decode(data, shortest=shortest)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return decode(data, shortest=shortest)
     except Exception as error:  # as above
         raise _broken() from error
 
