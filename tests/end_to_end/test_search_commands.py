@@ -9,11 +9,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from crossbatch.cli import main as cli
+from crossbatch.data import Manifest
 from crossbatch.models import Encoder, EncoderConfig
 from tests import blobs
 from tests.end_to_end.many_index_kills import Growing, check
@@ -150,3 +152,27 @@ def test_killed_at_any_moment_leaves_whole_blocks(tmp_path, command):
     process.wait()
     assert check(growing, 0) > 0 or command == "index"
     growing.finish()
+
+
+def test_words_are_cut_off_for_nobody_but_a_terminal(work, tmp_path):
+    name = "a-rather-long-name-" * 10 + ".png"
+    (tmp_path / "long").mkdir()
+    shutil.copy(work / "photos" / "class0" / "0.png", tmp_path / "long" / name)
+    crossbatch("index", work / "encoder", tmp_path / "long", "--out", tmp_path / "z.index")
+    found = crossbatch("search", tmp_path / "z.index", tmp_path / "long" / name)
+    head, row = found.stdout.splitlines()[1:3]
+    assert name in row.split()
+    assert head.split() == ["similarity", "id", "path"]  # nothing else is known
+
+
+def test_an_image_that_came_within_a_manifest_has_no_path_to_show(work, tmp_path):
+    picture = work / "photos" / "class0" / "0.png"
+    row = {"bytes": picture.read_bytes(), "path": None}
+    Manifest(pa.table({"image": [row, row], "label": ["a", "b"]})).write(tmp_path / "m.parquet")
+    index, page = tmp_path / "m.index", tmp_path / "out.html"
+    crossbatch("index", work / "encoder", tmp_path / "m.parquet", "--out", index)
+    found = crossbatch("search", index, picture, "--gallery", page)
+    same = crossbatch("duplicates", index)
+    assert same.stdout.splitlines()[1:3] == ["  0  a", "  1  b"], same.stderr
+    assert found.stdout.split()[1:4] == ["similarity", "id", "label"], found.stderr
+    assert "embedded image" not in found.stdout + page.read_text()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from crossbatch.search import GalleryIndex
+from crossbatch.search.hits import embedded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,9 @@ def main(argv: list[str]) -> int:
         span = f"{greatest:.3f}" if least == greatest else f"{greatest:.3f} to {least:.3f}"
         console.print(f"[bold]{span}[/]")
         for item in items:
-            text = f"  {item.id}  {item.label}  {item.path}"
-            console.print(escape(text), soft_wrap=True)
+            words = (str(item.id), item.label, "" if embedded(item) else item.path)
+            text = "  ".join(word for word in words if word)
+            console.print(f"  {escape(text)}", soft_wrap=True)
     pictures = sum(len(group.items) for group in found)
     more = f", {len(shown):,} of them printed" if len(shown) < len(found) else ""
     console.print(

@@ -14,7 +14,10 @@ from rich.table import Table
 
 from crossbatch.cli._pictures import load_encoder
 from crossbatch.evaluation.rerank import Expansion, KReciprocal
-from crossbatch.search import GalleryIndex, Hit, Refinement, together, write_page
+from crossbatch.search import GalleryIndex, Hit, Item, Refinement, together, write_page
+from crossbatch.search.hits import embedded
+
+_WIDE = 100_000  # columns of what is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,8 @@ def main(argv: list[str]) -> int:
         if refine is not None:
             Console(highlight=False).print(f"Refined: {refine}.")
     if options.gallery is not None:
-        write_page(options.gallery, index, found, queries=queries, where=options.where)
+        page = options.gallery
+        write_page(page, index, found, queries=queries, where=options.where, refine=refine)
         Console(stderr=True).print(f"Wrote {escape(str(options.gallery))}.", soft_wrap=True)
     return 0
 
@@ -104,15 +108,24 @@ def _word(value: object) -> object:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def _said(item: Item) -> dict[str, str]:
+    """What there is to say of an item, by column."""
+    path = "" if embedded(item) else item.path
+    known = {"label": item.label, "path": path, **item.metadata}
+    return {name: str(value) for name, value in known.items() if value not in (None, "")}
+
+
 def _show(query: Sequence[Path], hits: Sequence[Hit]) -> None:
-    further = list(dict.fromkeys(key for hit in hits for key in hit.item.metadata))
-    table = Table(
-        "", "similarity", "id", "label", "path", *further, box=None, pad_edge=False,
-        title=escape(", ".join(map(str, query))), title_justify="left",
-    )  # fmt: skip
-    for place, (item, similarity) in enumerate(hits, start=1):
-        values = (item.metadata.get(key) for key in further)
-        words = (item.label, item.path, *("" if v is None else str(v) for v in values))
-        table.add_row(str(place), f"{similarity:.3f}", str(item.id), *map(escape, words))
+    said = [_said(hit.item) for hit in hits]
+    further = list(dict.fromkeys(name for one in said for name in one))
+    table = Table("", "similarity", "id", *further, box=None, pad_edge=False)
+    for place, (hit, one) in enumerate(zip(hits, said, strict=True), start=1):
+        words = (one.get(name, "") for name in further)
+        table.add_row(str(place), f"{hit.similarity:.3f}", str(hit.item.id), *map(escape, words))
     console = Console(highlight=False)
-    console.print(table if hits else f"{escape(str(query[0]))}: nothing meets the condition.")
+    if not console.is_terminal:
+        console.width = _WIDE  # what reads it wants all of every word
+    asked = escape(", ".join(map(str, query)))
+    console.print(asked if hits else f"{asked}: nothing meets the condition.", soft_wrap=True)
+    if hits:
+        console.print(table)

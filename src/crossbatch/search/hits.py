@@ -36,6 +36,11 @@ class Duplicates(NamedTuple):
     greatest: float
 
 
+def embedded(item: Item) -> bool:
+    """Whether its image came within a manifest: its path says so, and is none."""
+    return item.path.startswith("embedded image, id ")
+
+
 def as_items(found: pa.Table) -> list[Item]:
     """Rows with `id`, `path`, `label` and further columns."""
     return [

@@ -12,7 +12,9 @@ from PIL import Image
 from crossbatch._files import write_beside
 from crossbatch.data._decode import decode
 from crossbatch.errors import CrossbatchError
+from crossbatch.search.hits import embedded
 from crossbatch.search.index import GalleryIndex, Hit
+from crossbatch.search.refine import Refinement
 
 _SIDE = 192  # pixels
 
@@ -37,6 +39,7 @@ def write_page(
     *,
     queries: Sequence[Sequence[Path]],
     where: str | None = None,
+    refine: Refinement | None = None,
 ) -> None:
     """Write the page.
 
@@ -46,6 +49,7 @@ def write_page(
         found: Of each query its hits.
         queries: Of each query its pictures.
         where: The condition, if there was one.
+        refine: The second look, if there was one.
 
     Raises:
         CrossbatchError: It could not be written.
@@ -63,19 +67,26 @@ def write_page(
         for paths, hits in zip(queries, found, strict=True)
     ]
     text = environment.get_template("gallery.html").render(
-        queries=rows, name=index.path.name, size=len(index), where=where
+        queries=rows, name=_title(index.path), size=len(index), where=where, refine=refine
     )
     write_beside(out, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _hit(index: GalleryIndex, hit: Hit) -> dict[str, Any]:
     item = hit.item
-    shown = {key: value for key, value in item.metadata.items() if value is not None}
+    shown = {key: value for key, value in item.metadata.items() if value not in (None, "")}
     try:
         src = _uri(index.image(item.id))
     except CrossbatchError:
         src = None
-    return {"src": src, "similarity": hit.similarity, "item": item, "metadata": shown}
+    return {
+        **{"src": src, "similarity": hit.similarity, "item": item, "metadata": shown},
+        "path": "" if embedded(item) else item.path,
+    }
+
+
+def _title(path: Path) -> str:
+    return path.name.removesuffix(".index") or path.name
 
 
 def _uri(image: bytes) -> str | None:
