@@ -1,6 +1,9 @@
 """The server against its own description: what it says of itself is what it does."""
 
+import re
+
 import hypothesis
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import given
@@ -54,6 +57,28 @@ def near_by(case):
         case.body["image"] = [data or galleries.png() for data in case.body["image"]]
 
 
+def right_as_sent(case):
+    """Whether a form that was made wrong is right once it is sent as texts.
+
+    An empty list leaves no field, False is a word, and what lacks one of two alternatives may have
+    the other.
+    """
+    if case.path != "/search" or not isinstance(case.body, dict):
+        return False
+    sent = {}
+    for name, value in case.body.items():
+        several = value if isinstance(value, list) else [value]
+        if name == "image" and several:
+            sent[name] = ["" if isinstance(one, str) else one for one in several]
+        elif len(several) == 1:
+            text = "" if several[0] is None else str(several[0])
+            sent[name] = int(text) if re.fullmatch("[0-9]{1,18}", text) else text
+        elif several:
+            return False  # of one field only one is taken
+    about = case.operation.definition.raw["requestBody"]["content"]["multipart/form-data"]
+    return jsonschema_rs.is_valid(about["schema"], sent)
+
+
 @pytest.mark.parametrize(("mode", "method", "path"), CASES)
 def test_every_answer_is_described(api, mode, method, path):
     statuses = set()
@@ -69,6 +94,8 @@ def test_every_answer_is_described(api, mode, method, path):
     def check(case):
         if mode == "positive":
             near_by(case)
+        elif right_as_sent(case):
+            return
         headers = {"Authorization": f"Bearer {TOKEN}"}
         statuses.add(case.call_and_validate(headers=headers, excluded_checks=FREE).status_code)
 
