@@ -90,8 +90,11 @@ class Header:
             return cls(**stored, sources=sources, ann=None if ann is None else Ann(**ann))
         except FormatError:
             raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FormatError(expected(wanted, f"no {NAME} there", remedy)) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(expected(wanted, repr(error), remedy)) from error
+            got = f"an {NAME} that cannot be read ({error})"
+            raise FormatError(expected(wanted, got, remedy)) from error
 
     def with_source(self, source: Source) -> tuple[Self, int]:
         """The header with that source, and its place."""
