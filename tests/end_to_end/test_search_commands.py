@@ -114,6 +114,7 @@ def test_embed_and_export(work, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("search", "x.index"), "an image to search by. Got none. Name a file"),
         (("search", "x.index", "nowhere.png"), "Got nowhere.png"),
         (("search", "x.index", "photos/broken.jpg"), "Got photos/broken.jpg: cannot identify"),
         (("search", "x.index", "a", "--where", "labl = 'a'"), "a.*No such file"),

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from crossbatch.cli._pictures import load_encoder
+from crossbatch.errors import CrossbatchError, expected
 from crossbatch.evaluation.rerank import Expansion, KReciprocal
 from crossbatch.search import GalleryIndex, Hit, Item, Refinement, together, write_page
 from crossbatch.search.hits import embedded
@@ -56,6 +57,9 @@ def main(argv: list[str]) -> int:
     """Search and show what was found."""
     options = tyro.cli(tyro.conf.FlagCreatePairsOff[Search], prog="crossbatch search", args=argv)
     index = GalleryIndex.open(options.index)
+    if not options.images:
+        remedy = "Name a file: crossbatch search INDEX IMAGE ..."
+        raise CrossbatchError(expected("an image to search by", "none", remedy))
     encoder = index.encoder if options.run is None else load_encoder(options.run, "cpu")
     model = index.model if options.run is None else encoder.digest()
     index.check_model(model)
