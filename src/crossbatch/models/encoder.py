@@ -160,7 +160,7 @@ class Encoder(nn.Module):
             if batch.faults and not skip_bad:
                 place, reason = batch.faults[0]
                 got = f"{picture_name(pictures[place], place)}: {reason}"
-                remedy = "Mend or leave it out, or let `skip_bad=True` make a row of NaN of it."
+                remedy = "Mend it or leave it out; from Python `skip_bad=True` makes it NaN."
                 raise CrossbatchError(expected("pictures that can be read", got, remedy))
             found[batch.places] = batch.embeddings
         result = found[0] if lone else found
