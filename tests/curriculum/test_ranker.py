@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import crossbatch as xb
-from crossbatch.curriculum import points
+from crossbatch.curriculum import _quantile, points
 from crossbatch.errors import CrossbatchError
 from tests import naive_curriculum as naive
 from tests.curriculum.inputs import noisy_classes
@@ -30,9 +30,9 @@ def test_the_contract_of_scikit_learn(estimator, check):
 
 
 @pytest.mark.parametrize("density", ["cutoff", "gaussian"])
-@pytest.mark.parametrize("seed", range(4))
-def test_subsets_are_those_of_the_released_algorithm(seed, density):
-    x, y = noisy_classes(seed)
+@pytest.mark.parametrize(("seed", "images"), [(0, 120), (1, 121), (2, 200), (3, 301)])
+def test_subsets_are_those_of_the_released_algorithm(seed, images, density):
+    x, y = noisy_classes(seed, images=images)
     found = xb.DensityRanker(density=density).fit(x, y)
     assert np.array_equal(found.subset_, naive.released(x, y, density=density))
 
@@ -143,7 +143,7 @@ def test_comparisons_within_the_error_of_a_product_are_decided_exactly():
     assert np.array_equal(found.density_, rho)
 
 
-@pytest.mark.parametrize("kept", [2**24, 10])
+@pytest.mark.parametrize("kept", [256, 10])
 @pytest.mark.parametrize("quantile", [0.0, 0.2, 0.6, 1.0])
 def test_ties(monkeypatch, kept, quantile):
     monkeypatch.setattr("crossbatch.curriculum._quantile._KEPT", kept)
@@ -155,6 +155,32 @@ def test_ties(monkeypatch, kept, quantile):
     rho = naive.cutoff_densities(d, quantile)
     assert np.array_equal(found.density_, np.maximum(rho, 0))
     np.testing.assert_allclose(found.delta_, naive.delta(d, found.density_), atol=1e-12)
+
+
+@pytest.mark.parametrize("quantile", [0.001, 0.4, 0.6, 0.999])
+def test_a_bracket_that_missed_is_widened(monkeypatch, quantile):
+    sample = points.Points.sample
+    monkeypatch.setattr(points.Points, "sample", lambda self, pairs: 0.5 * sample(self, pairs))
+    x, y = noisy_classes(0, classes=1, images=300)
+    found = xb.DensityRanker(quantile=quantile).fit(x, y)
+    rho = naive.cutoff_densities(naive.distances(x), quantile)
+    assert np.array_equal(found.density_, np.maximum(rho, 0))
+
+
+def test_what_is_kept_grows_with_the_points_not_with_their_square(monkeypatch):
+    kept = []
+    sweep = _quantile._sweep
+
+    def watched(*arguments):
+        swept = sweep(*arguments)
+        kept.append(len(swept.squares))
+        return swept
+
+    monkeypatch.setattr(_quantile, "_sweep", watched)
+    for images in (3000, 6000):
+        x, y = noisy_classes(0, classes=1, images=images)
+        xb.DensityRanker().fit(x, y)
+        assert kept.pop() < 100 * images
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])

@@ -1,6 +1,8 @@
 r"""The quantile of all distances of a class, and how many of each point's are below it.
 
-Exact selection without sorting, and without holding the distances of a large class:
+Of the n² distances in rising order the first n are those of points to themselves, and each pair
+stands there twice: element k ≥ n is element ⌊(k − n) / 2⌋ of the n (n − 1) / 2 pairs. Exact
+selection without sorting, in memory that grows as n:
 
 1. Random pairs give a bracket [lo, hi] that holds the wanted a_(k) but once in a million times.
 2. One sweep counts what is below lo, and keeps the pairs inside.
@@ -8,8 +10,9 @@ Exact selection without sorting, and without holding the distances of a large cl
    ≤ e: whatever is farther than 2 e from a_(k) is on the same side of t_(k) as a tells.
 4. t of the pairs within 2 e gives t_(k), and who among them is below.
 
-A bracket that missed is widened, and the sweep done again. Where too many pairs tie to be kept,
-the bracket is refined by histograms of t, in as many sweeps as that takes.
+n² / 1,024 random pairs leave some 80 n in the bracket. A bracket that missed is widened, and the
+sweep done again. Where too many pairs tie to be kept, the bracket is refined by histograms of t,
+in as many sweeps as that takes.
 """
 
 import math
@@ -18,11 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbatch.curriculum.points import Block, Floats, Places, Points
+from crossbatch.curriculum.points import Block, Floats, Places, Points, upward
 
-_KEPT = 2**24  # pairs inside the bracket that are kept, 20 bytes each
+_KEPT = 256  # pairs inside the bracket that are kept, 20 bytes each, for every point
 _BINS = 2**16
-_SMALL = 8192  # points: larger classes are worth a larger sample
+_FEWEST, _PER_PAIR = 2**12, 2**10  # of the sample: at least, and one of so many of n²
 
 
 class Cutoff(NamedTuple):
@@ -33,6 +36,8 @@ class Cutoff(NamedTuple):
 
 
 class _Swept(NamedTuple):
+    """Of each point the pairs below the bracket; the pairs inside, i < j."""
+
     below: NDArray[np.int64]
     squares: NDArray[np.float32]
     i: Places
@@ -48,53 +53,56 @@ def cutoff(points: Points, quantile: float) -> Cutoff:
     """
     n = len(points)
     k = min(int(n * n * quantile), n * n - 1)
-    if not points.error:
+    if k < n or not points.error:
         return Cutoff(0.0, np.zeros(n, np.int64))
+    place = (k - n) // 2
     width = 5.0
     while True:
-        lo, hi = _bracket(points, k / (n * n), width)
+        lo, hi = _bracket(points, place, width)
         swept = _sweep(points, lo, hi)
         if swept is None:
-            return _refined(points, k, lo, hi)
-        found = _decide(points, swept, k, lo, hi)
+            return _refined(points, place, lo, hi)
+        found = _decide(points, swept, place, (lo, hi))
         if found is not None:
             return found
         width *= 4
 
 
-def _bracket(points: Points, share: float, width: float) -> tuple[float, float]:
-    """Squares between which the quantile lies, ``width`` deviations of a sample to each side."""
+def _bracket(points: Points, place: int, width: float) -> tuple[float, float]:
+    """Squares between which the pair lies, ``width`` deviations of a sample to each side."""
     n = len(points)
-    pairs = 2**14 if n <= _SMALL else 2**21
+    share, pairs = 2 * place / (n * (n - 1)), max(_FEWEST, n * n // _PER_PAIR)
+    least, most = -math.inf, float(np.finfo(np.float32).max)
+    if n * n < 8 * pairs:
+        return least, most
     sample = points.sample(pairs)
     slack = width * math.sqrt(share * (1 - share) / pairs) + 2 / pairs
     low, high = math.floor((share - slack) * pairs), math.ceil((share + slack) * pairs)
-    ends = [place for place in (low, high) if 0 <= place < pairs]
-    sample.partition(ends)
+    sample.partition(np.clip([low, high], 0, pairs - 1))
     room = 4 * points.error
     return (
-        float(sample[low]) - room if low >= 0 else -math.inf,
-        float(sample[high]) + room if high < pairs else math.inf,
+        _around(sample[low], 0, room)[0] if low >= 0 else least,
+        _around(0, sample[high], room)[1] if high < pairs else most,
     )
+
+
+def _around(low: float, high: float, room: float) -> tuple[float, float]:
+    """Numbers of float32 below low − room and above high + room."""
+    return -float(upward(room - low)), float(upward(high + room))
 
 
 def _sweep(points: Points, lo: float, hi: float) -> _Swept | None:
     """Counts below ``lo`` and the pairs in [lo, hi], or None if these are too many."""
     below = np.zeros(len(points), np.int64)
     kept: list[tuple[NDArray[np.float32], Places, Places]] = []
-    total = 0
+    total, most = 0, max(_KEPT * len(points), _FEWEST)
     for block in points.blocks():
         lower = block.squares < lo
         _count(below, block, lower)
         lower ^= block.squares <= hi
-        inside = np.divmod(np.flatnonzero(lower), lower.shape[1])
-        i, j = inside[0] + block.rows.start, inside[1] + block.columns.start
-        squares = block.squares[inside]
-        kept.append((squares, i, j))
-        if block.mirrored:
-            kept.append((squares, j, i))
-        total += len(i) * (1 + block.mirrored)
-        if total > _KEPT:
+        kept.append((block.squares[lower], *block.places(lower)))
+        total += len(kept[-1][0])
+        if total > most:
             return None
     squares, i, j = (np.concatenate(part) for part in zip(*kept, strict=True))
     return _Swept(below, squares, i, j)
@@ -102,75 +110,75 @@ def _sweep(points: Points, lo: float, hi: float) -> _Swept | None:
 
 def _count(below: NDArray[np.int64], block: Block, mask: NDArray[np.bool_]) -> None:
     below[block.rows] += np.count_nonzero(mask, axis=1)
-    if block.mirrored:
-        below[block.columns] += np.count_nonzero(mask, axis=0)
+    below[block.columns] += np.count_nonzero(mask, axis=0)
 
 
-def _decide(points: Points, swept: _Swept, k: int, lo: float, hi: float) -> Cutoff | None:
+def _decide(
+    points: Points, swept: _Swept, place: int, bracket: tuple[float, float]
+) -> Cutoff | None:
     """Steps 3 and 4; None if the bracket missed."""
-    left = k - int(swept.below.sum())
+    left = place - int(swept.below.sum()) // 2
     if not 0 <= left < len(swept.squares):
         return None
     middle = float(np.partition(swept.squares, left)[left])
-    first, last = middle - 2.01 * points.error, middle + 2.01 * points.error
-    if first < lo or last > hi:
+    first, last = _around(middle, middle, 2 * points.error)
+    if first < bracket[0] or last > bracket[1]:
         return None
     nearer = swept.squares < first
     close = np.flatnonzero(~nearer & (swept.squares <= last))
     t = points.distances(swept.i[close], swept.j[close])
     left -= int(np.count_nonzero(nearer))
     d = float(np.partition(t, left)[left])
-    n = len(points)
-    below = swept.below + np.bincount(swept.i[nearer], minlength=n)
-    below += np.bincount(swept.i[close[t < d]], minlength=n)
-    return Cutoff(d * points.scale, below - (d > 0))
+    below = swept.below
+    for ends in (swept.i, swept.j):
+        below += np.bincount(ends[nearer], minlength=len(points))
+        below += np.bincount(ends[close[t < d]], minlength=len(points))
+    return Cutoff(d * points.scale, below)
 
 
-def _refined(points: Points, k: int, lo: float, hi: float) -> Cutoff:
+def _refined(points: Points, place: int, lo: float, hi: float) -> Cutoff:
     """Selection by histograms of t: memory of a few blocks whatever ties. Slow."""
     largest = 2 * math.sqrt(points.x.shape[1]) + 1
     low, high = math.sqrt(max(lo, 0.0)), min(math.sqrt(max(hi, 0.0)), largest)
     while low < high:
         before, counts, least, most = _histogram(points, low, high)
-        left = k - before
+        left = place - before
         if not 0 <= left < counts.sum():
             low, high = 0.0, largest
             continue
-        place = int(np.searchsorted(np.cumsum(counts), left, side="right"))
-        low, high = float(least[place]), float(most[place])
+        at = int(np.searchsorted(np.cumsum(counts), left, side="right"))
+        low, high = float(least[at]), float(most[at])
     below = np.zeros(len(points), np.int64)
     for block in points.blocks():
         sure, i, j, t = _close(points, block, low, low)
         _count(below, block, sure)
         np.add.at(below, i[t < low], 1)
-        if block.mirrored:
-            np.add.at(below, j[t < low], 1)
-    return Cutoff(low * points.scale, below - (low > 0))
+        np.add.at(below, j[t < low], 1)
+    return Cutoff(low * points.scale, below)
 
 
 def _close(
     points: Points, block: Block, low: float, high: float
 ) -> tuple[NDArray[np.bool_], Places, Places, Floats]:
     """Which pairs of a block are surely below ``low``, and those that may be in [low, high]."""
-    first, last = low**2 - 1.01 * points.error, high**2 + 1.01 * points.error
-    i, j = np.nonzero((block.squares >= first) & (block.squares <= last))
-    i, j = i + block.rows.start, j + block.columns.start
-    return block.squares < first, i, j, points.distances(i, j)
+    first, last = _around(low**2, high**2, points.error)
+    sure = block.squares < first
+    i, j = block.places(sure ^ (block.squares <= last))
+    return sure, i, j, points.distances(i, j)
 
 
 def _histogram(
     points: Points, low: float, high: float
 ) -> tuple[int, NDArray[np.int64], Floats, Floats]:
-    """Ordered pairs below ``low``; in each bin of [low, high] their number, least and most."""
+    """Pairs below ``low``; in each bin of [low, high] their number, least and most."""
     before, counts = 0, np.zeros(_BINS + 1, np.int64)
     least, most = np.full(_BINS + 1, np.inf), np.full(_BINS + 1, -np.inf)
     for block in points.blocks():
         sure, _, _, t = _close(points, block, low, high)
-        times = 1 + block.mirrored
-        before += times * int(np.count_nonzero(sure) + np.count_nonzero(t < low))
+        before += int(np.count_nonzero(sure) + np.count_nonzero(t < low))
         t = t[(t >= low) & (t <= high)]
-        place = ((t - low) / (high - low) * _BINS).astype(np.intp)
-        counts += times * np.bincount(place, minlength=_BINS + 1)
-        np.minimum.at(least, place, t)
-        np.maximum.at(most, place, t)
+        at = ((t - low) / (high - low) * _BINS).astype(np.intp)
+        counts += np.bincount(at, minlength=_BINS + 1)
+        np.minimum.at(least, at, t)
+        np.maximum.at(most, at, t)
     return before, counts, least, most

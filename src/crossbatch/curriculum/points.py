@@ -14,17 +14,19 @@ distances is answered as if all were t. s is a power of two, so features may hav
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
-TILE = 1024  # side of a tile: 4 MiB of float32, which stay in the caches
-_CHUNK = 2**21  # numbers in one chunk of differences
+TILE = 512  # side of a tile: 1 MiB of float32, which stays in a core's cache
+_CHUNK = 2**17  # numbers in one chunk of differences: 1 MiB, which stay in a core's cache
 
 
 class Block(NamedTuple):
@@ -32,19 +34,19 @@ class Block(NamedTuple):
 
     Attributes:
         rows: Its rows among the points.
-        columns: Its columns. Where they are others than the rows, the block stands for its
-            mirror image too.
-        squares: Shape (rows, columns). Zero on the diagonal. To be changed by whoever asked.
+        columns: Its columns, none before the first of the rows.
+        squares: Shape (rows, columns). Infinite where the column is not after the row. To be
+            changed by whoever asked.
     """
 
     rows: slice
     columns: slice
     squares: NDArray[np.floating]
 
-    @property
-    def mirrored(self) -> bool:
-        """Whether the pairs (j, i) are in no other block."""
-        return self.rows != self.columns
+    def places(self, mask: NDArray[np.bool_]) -> tuple[Places, Places]:
+        """Where a mask of the block is true, as places among the points."""
+        i, j = np.divmod(np.flatnonzero(mask), mask.shape[1])
+        return i + self.rows.start, j + self.columns.start
 
 
 class Points:
@@ -57,53 +59,55 @@ class Points:
         x: Shape (n, D), divided by ``scale``.
         scale: s, a power of two: distances here times s are those of the features.
         error: e, in units of s².
+
+    Memory: 12 n D bytes beside ``x`` as given.
     """
 
     def __init__(self, x: Floats) -> None:
-        centred = x - x.mean(axis=0)
+        self._mean = x.mean(axis=0)
+        centred = x - self._mean
         largest = float(np.abs(centred).max(initial=0.0))
         self.scale = float(2.0 ** np.frexp(largest)[1]) if largest else 1.0
         centred /= self.scale
-        self.x = np.ascontiguousarray(x / self.scale)
-        self._set(centred)
-
-    def _set(self, centred: Floats) -> None:
-        self._double = torch.as_tensor(centred)
-        self._single = self._double.float()
-        self._squares = self._double.square().sum(dim=1)
-        width = centred.shape[1]
-        top = float(self._squares.max()) * (1 + 2.0**-20) if len(centred) else 0.0
-        self.error = 2.0**-24 * top * (2 * width + 24) * 1.01
+        self._single = torch.as_tensor(centred).float()
+        self._squares = torch.as_tensor(np.einsum("nd,nd->n", centred, centred))
+        self.x = np.divide(x, self.scale, out=centred)
+        self._mean /= self.scale
+        top = float(self._squares.max()) * (1 + 2.0**-20) if len(x) else 0.0
+        self.error = 2.0**-24 * top * (2 * x.shape[1] + 24) * 1.01
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, order: Places) -> "Points":
         """The same points in another order."""
-        other = object.__new__(Points)
-        other.scale, other.x = self.scale, self.x[order]
-        other._set(self._double.numpy()[order])
+        other = copy(self)
+        other.x, rows = self.x[order], torch.as_tensor(order)
+        other._single, other._squares = self._single[rows], self._squares[rows]
         return other
 
-    def squares(
-        self, rows: slice, columns: slice, *, double: bool = False
-    ) -> NDArray[np.floating]:
+    def squares(self, rows: slice, columns: slice, *, double: bool = False) -> Tensor:
         """A of some rows against some columns, or float64 in its place. Cost: one product."""
-        x = self._double if double else self._single
-        norms = self._squares.to(x.dtype)
-        found = torch.addmm(norms[columns], x[rows], x[columns].T, alpha=-2)
-        found += norms[rows, None]
-        if rows == columns:
-            found.fill_diagonal_(0)
-        return found.numpy()
+        of_rows, of_columns = (self._part(part, double) for part in (rows, columns))
+        norms = of_rows[1][:, None] + of_columns[1]
+        return norms.addmm_(of_rows[0], of_columns[0].T, alpha=-2)
+
+    def _part(self, rows: slice, double: bool) -> tuple[Tensor, Tensor]:
+        """Some points centred, and the squares of their norms."""
+        if double:
+            return torch.as_tensor(self.x[rows] - self._mean), self._squares[rows]
+        return self._single[rows], self._squares[rows].float()
 
     def blocks(self, *, double: bool = False) -> Iterator[Block]:
-        """All pairs: tiles on and above the diagonal."""
+        """Every pair once: tiles on and above the diagonal."""
         n = len(self)
         places = [slice(start, min(start + TILE, n)) for start in range(0, n, TILE)]
         for at, rows in enumerate(places):
             for columns in places[at:]:
-                yield Block(rows, columns, self.squares(rows, columns, double=double))
+                found = self.squares(rows, columns, double=double)
+                if rows == columns:
+                    found += torch.full_like(found, torch.inf).tril_()
+                yield Block(rows, columns, found.numpy())
 
     def distances(self, i: Places, j: Places) -> Floats:
         """The distances t of some pairs, a chunk of differences at a time."""
@@ -116,9 +120,10 @@ class Points:
         return np.sqrt(found, out=found)
 
     def sample(self, pairs: int) -> NDArray[np.float32]:
-        """A of ordered pairs drawn at random, the same ones each time."""
-        draw = np.random.default_rng(0)
-        i, j = draw.integers(0, len(self), (2, pairs))
+        """A of pairs of two drawn at random, the same ones each time. There must be two points."""
+        draw, n = np.random.default_rng(0), len(self)
+        i = draw.integers(0, n, pairs)
+        j = (i + draw.integers(1, n, pairs)) % n
         found = np.empty(pairs, np.float32)
         step = max(1, _CHUNK // max(1, self.x.shape[1]))
         single = self._single.numpy()
@@ -127,3 +132,8 @@ class Points:
             difference = single[i[part]] - single[j[part]]
             found[part] = np.einsum("pd,pd->p", difference, difference)
         return found
+
+
+def upward(bound: ArrayLike) -> NDArray[np.float32]:
+    """The float32 above a bound: what is not greater than the bound is not greater than this."""
+    return np.nextafter(np.asarray(bound, np.float32), np.float32(np.inf))
