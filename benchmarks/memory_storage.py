@@ -1,4 +1,4 @@
-"""What a memory's storage costs and loses: bytes of a row, time of a step, error of a similarity.
+"""What a memory's storage costs and loses: bytes, time of a step, error of a similarity.
 
     python -m benchmarks.memory_storage [--threads 1] [--repeats 15] [--batch 64] [--dim 128]
                                         [--rows 55000]
@@ -7,8 +7,9 @@ Contrastive loss, λ = .5, forward and backward with its enqueue, on the data of
 benchmarks/memory_loss.py in its trained regime. Steps of all storages take turns in one process;
 times are medians of processor time, which others on the machine disturb least. The error is the
 greatest of |⟨a, r̂⟩ − ⟨a, r⟩| over the batch and all rows, and beside it what the storage promises
-for these rows. Bytes are those of the embedding of a row, and with its codes, which the engine
-asks for on a CPU.
+for these rows. Bytes of a row are those of its embedding, and with its codes, which the engine
+asks for on a CPU. The memory is all that it holds: rows, labels, ids, births and codes. The peak
+is the rise of resident memory during a step, beyond that (Linux).
 """
 
 import argparse
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 import crossbatch as xb
-from benchmarks.memory_loss import MARGIN, Case, make
+from benchmarks.memory_loss import MARGIN, Case, make, peak_extra_mb
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 KINDS = (xb.CrossBatchMemory, xb.PerImageMemory)
@@ -86,13 +87,19 @@ def main() -> None:
     case = make(options.batch, options.dim, options.rows, 0.005)
     print(f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)")
     print(f"B={options.batch}, D={options.dim}, M={options.rows:,}")
-    print("| memory | dtype | bytes of a row | with codes | CPU ms | greatest error | promised |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| memory | dtype | bytes of a row | with codes | memory, MB | peak of a step, MB ", end=""
+    )
+    print("| CPU ms | greatest error | promised |")
+    print("|---|---|---|---|---|---|---|---|---|")
     memories = {(kind, dtype): filled(kind, dtype, case) for kind in KINDS for dtype in DTYPES}
     errors = {key: error(memory, case) for key, memory in memories.items()}
     sizes = {key: row_bytes(memory) for key, memory in memories.items()}
     steps = {key: stepper(memory, case) for key, memory in memories.items()}
     times: dict[tuple[type[Memory], torch.dtype], list[float]] = {key: [] for key in steps}
+    for step in steps.values():  # room that is kept is not a peak
+        step()
+    peaks = {key: peak_extra_mb(step) for key, step in steps.items()}
     for turn in range(options.repeats + 2):
         for key, step in steps.items():
             start = time.process_time()
@@ -103,6 +110,7 @@ def main() -> None:
         stored, coded = sizes[kind, dtype]
         print(
             f"| {kind.__name__} | {str(dtype).removeprefix('torch.')} | {stored} | {coded} "
+            f"| {memories[kind, dtype].nbytes / 1e6:.1f} | {peaks[kind, dtype]:.1f} "
             f"| {statistics.median(taken) * 1e3:.1f} | {errors[kind, dtype]:.1e} "
             f"| {promised(dtype, case.rows):.1e} |"
         )

@@ -20,6 +20,8 @@ KINDS = {
     "young": {"memory.drift_limit": 0.3, "memory.momentum": 0.0},
     "prism": {"memory.noise": 0.3, "memory.sub_centres": 2},
     "chunks": {"sampler.chunk": 3},
+    "sharded": {"memory.kind": "sharded"},
+    "filled": {"memory.fill": "pass", "memory.device": "cpu"},
 }
 """Every kind of memory, as changes of ``blobs.options``."""
 

@@ -15,6 +15,8 @@ PARTS = {
     "momentum": "/keys/network.trunk.",
     "int8": "/memory/scales",
     "normalised": "/normalisation/mean",
+    "young": "/age_limit/recent",
+    "prism": "/prism/",
     "chunks": "/memory/enqueued_rows",
 }
 
@@ -26,6 +28,8 @@ PARTS = {
         ("per_image", "head", 120, (47,)),
         ("int8", "head", 120, (33,)),
         ("normalised", "head", 120, (14,)),
+        ("young", "head", 60, (20,)),
+        ("prism", "head", 60, (20,)),
         ("momentum", "fine_tune", 40, (15,)),
         ("chunks", "fine_tune", 20, (8,)),
     ],
