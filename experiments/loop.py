@@ -80,7 +80,8 @@ def train(
     codes = codes_of(data)
     network = data.network().train()
     keys = xb.MomentumKeys(network, setting.momentum) if setting.momentum else None
-    optimizer = torch.optim.AdamW(network.parameters(), budget.rate, weight_decay=0.01)
+    settings = {"lr": budget.rate, "weight_decay": 0.01, "fused": True}
+    optimizer = torch.optim.AdamW(network.parameters(), **settings)
     if batches is None:
         size = {"classes": budget.classes, "instances": budget.instances}
         batches = ((rows, None) for rows in PKSampler(codes, **size, seed=seed))

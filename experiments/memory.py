@@ -1,4 +1,4 @@
-"""Which memory helps, and which hurts: ``python -m experiments.memory TABLE DATA [--seeds 3]``.
+"""Which memory helps, and which hurts: ``python -m experiments.memory TABLE DATA [--seeds 0 1]``.
 
 Each run is a line of ``runs/experiments/memory.jsonl``; what stands there is not run again.
 ``--show`` prints all tables of what has been run.
@@ -101,12 +101,17 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
             for size, with_size in sizes.items()
             for how in ("no memory", "keys, weight 1", "keys, proportion 1 (default)")
         }
+    if table == "long":  # trained until the network itself is good
+        return {
+            f"1,500 steps, {row}": (KINDS[row], replace(budget, iterations=1500))
+            for row in ("no memory", "keys, proportion 1 (default)", "keys, weight 1", "paper")
+        }
     if table == "time":
         seconds = {"glyphs": 25.0, "emoji": 25.0, "tuned": 100.0, "head": 25.0}[name]
         timed = Budget(budget.classes, budget.instances, 0, budget.rate, seconds)
         chosen = ("no memory", "paper", "keys, proportion 1 (default)")
         return {f"{seconds:.0f} s, {row}": (KINDS[row], timed) for row in chosen}
-    raise SystemExit(f"tables: {', '.join((*fixed, 'small', 'ratio', 'batch', 'time'))}")
+    raise SystemExit(f"tables: {', '.join((*fixed, 'small', 'ratio', 'batch', 'long', 'time'))}")
 
 
 def read() -> list[dict[str, object]]:
@@ -145,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", nargs="?")
     parser.add_argument("data", nargs="?", choices=BUDGETS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", help="rows by name")
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
@@ -154,7 +159,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     data = load(options.data)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for row, (setting, budget) in rows(options.table, options.data, data).items():
             key = {"table": options.table, "data": options.data, "row": row, "seed": seed}
             known = any(all(line[k] == v for k, v in key.items()) for line in read())

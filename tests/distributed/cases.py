@@ -14,8 +14,11 @@ from crossbatch.engine import Tiling
 from tests.tables import REDUCTIONS, WEIGHTINGS
 
 STEPS, CAPACITY, DIM = 3, 167, 4  # neither 2 nor 3 ranks divide the capacity; it wraps
+IMAGES = 250  # more than there are
 FOUR = ("contrastive", "multi-similarity", "supcon", "hardest triplet")
-KINDS = ("replicated", "sharded")
+SMOOTH = (*FOUR[:3], "ntxent")  # none that counts ties, which rounding of the moments breaks
+KINDS = ("replicated", "sharded", "per image")
+RINGS = KINDS[:2]
 FURTHER = ("fastap", "top 2 of ntxent", "ranked list", "balanced", "mixed", "sides of triplets")
 """Other monoids, more stages, statistics for the report."""
 UNEVEN, EVEN, FILL = (5, 8, 2), (6, 6, 6), (60, 90, 30)
@@ -29,10 +32,12 @@ class Case:
     sizes: tuple[int, ...] = UNEVEN
     path: str | None = None
     age: int | None = None
+    noise: float | None = 0.0  # of the moments that rows take; 0 leaves them as they are
 
     def __str__(self):
         even = "even" if self.sizes == EVEN else "uneven"
-        return f"{self.kind}, {self.weighting}, {self.reduction}, {even}, {self.path}, {self.age}"
+        how = f"{self.path}, {self.age}, {self.noise}"
+        return f"{self.kind}, {self.weighting}, {self.reduction}, {even}, {how}"
 
 
 CASES = [
@@ -40,6 +45,7 @@ CASES = [
     *(Case(kind, w, sizes=EVEN) for kind in KINDS for w in FOUR),
     *(Case("sharded", w) for w in FURTHER),
     *(Case(kind, w, age=1) for kind in KINDS for w in ("contrastive", "supcon")),
+    *(Case(kind, w, noise=n) for kind in KINDS for w in SMOOTH for n in (None, 0.1)),
     *(Case("sharded", w, path=p) for w in FOUR for p in ("dense", "sparse", "screened")),
 ]
 
@@ -77,6 +83,25 @@ def alone(parts):
     return parts[0]
 
 
+def made(kind):
+    """What one process keeps, or a rank that does not share."""
+    one = kind is xb.PerImageMemory
+    return kind(IMAGES if one else CAPACITY, DIM, dtype=torch.float64)
+
+
+def one_kind(case):
+    """The memory of one process for a case."""
+    return xb.PerImageMemory if case.kind == "per image" else xb.CrossBatchMemory
+
+
+def references(case, memory, match, parts):
+    """What the loss sees of a memory."""
+    young = xb.younger(memory, case.age)
+    if case.noise == 0.0:
+        return young
+    return match(young, torch.cat([z for z, _, _ in parts]))
+
+
 def training(case, played, receive, kind=xb.CrossBatchMemory):
     """What ranks see; ``played`` are those of this process.
 
@@ -84,7 +109,8 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
     """
     torch.manual_seed(1)
     network = torch.nn.Linear(6, DIM, bias=False, dtype=torch.float64)
-    memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    memory = made(kind)
+    match = xb.CrossBatchNormalisation(DIM, noise=case.noise or None).double()
     memory.enqueue(*receive([filling(rank) for rank in played]))
     seen = []
     for step in range(STEPS):
@@ -92,12 +118,13 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
         parts = [(F.normalize(network(x), dim=1), y, i) for x, y, i in batches]
         drifts = [memory.drift(z, i) for z, _, i in parts] if step else []
         memory.enqueue(*receive([(z.detach(), y, i) for z, y, i in parts]))
+        shown = references(case, memory, match, parts)
         results = [
             xb.pair_loss(
                 *part[:2],
                 ids=part[2],
                 weighting=WEIGHTINGS[case.weighting],
-                references=xb.younger(memory, case.age),
+                references=shown,
                 reduction=case.reduction,
                 tiling=Tiling(rows=4, path=case.path) if case.path else Tiling(),
             )
@@ -125,7 +152,7 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
 
 def resumed(state, kind, receive, played):
     """The memory of any number of ranks goes on with one more batch of each."""
-    memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    memory = made(kind)
     memory.load_state_dict(state)
     before = [*memory.contents()[:3], memory.ages()]
     parts = [(F.normalize(x[:, :DIM]), y, i) for x, y, i in (batch(9, r, 3 + r) for r in played)]
@@ -141,12 +168,13 @@ def main(states, out):
     ways = {
         "replicated": ([rank], gathered, xb.CrossBatchMemory),
         "sharded": ([rank], alone, xb.ShardedMemory),
+        "per image": ([rank], gathered, xb.PerImageMemory),
     }
     cases = {str(case): training(case, *ways[case.kind]) for case in CASES}
     loaded = {
         (name, kind): resumed(state, ways[kind][2], ways[kind][1], [rank])
         for name, state in torch.load(states, weights_only=True).items()
-        for kind in KINDS
+        for kind in (RINGS if name != "images" else ["per image"])
     }
     small = xb.ShardedMemory(CAPACITY, DIM)
     share = len(small.part.embeddings)

@@ -5,11 +5,12 @@ import torch
 
 import crossbatch as xb
 from tests.distributed import cases
-from tests.distributed.cases import CASES, EVEN, KINDS
+from tests.distributed.cases import CASES, EVEN, RINGS, Case
 from tests.distributed.launch import launch
 from tests.tables import WEIGHTINGS
 
 WORLDS = (2, 3)
+IMAGES = Case("per image", "contrastive", sizes=EVEN)
 SAVED = next(case for case in CASES if case.kind == "sharded" and case.sizes == EVEN)
 
 
@@ -24,9 +25,15 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory, state):
+def images():
+    """The state of one row per image."""
+    return cases.training(IMAGES, [0, 1, 2], cases.one_memory, xb.PerImageMemory)["state"]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory, state, images):
     """What every rank of two and of three saw; three load what two have saved."""
-    found, states = {}, {"one": state}
+    found, states = {}, {"one": state, "images": images}
     for world in WORLDS:
         folder = tmp_path_factory.mktemp(f"world{world}")
         torch.save(states, folder / "states.pt")
@@ -41,7 +48,7 @@ def ranks(tmp_path_factory, state):
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_ranks_see_what_one_process_sees(ranks, world, case):
-    expected = cases.training(case, range(world), cases.one_memory)
+    expected = cases.training(case, range(world), cases.one_memory, cases.one_kind(case))
     for rank in range(world):
         found = ranks[world][rank]["cases"][str(case)]
         for step, wanted in zip(found["steps"], expected["steps"], strict=True):
@@ -62,7 +69,7 @@ def test_equal_batches_are_one_large_batch(ranks, world, case):
     torch.manual_seed(1)
     model = torch.nn.Linear(6, cases.DIM, bias=False, dtype=torch.float64)
     z = torch.nn.functional.normalize(model(x), dim=1)
-    memory = xb.CrossBatchMemory(cases.CAPACITY, cases.DIM, dtype=torch.float64)
+    memory = cases.made(cases.one_kind(case))
     memory.enqueue(*cases.one_memory([cases.filling(rank) for rank in range(world)]))
     memory.enqueue(z, labels, ids)
     loss = xb.PairLoss(WEIGHTINGS[case.weighting])(z, labels, ids=ids, references=memory)
@@ -86,7 +93,7 @@ def test_each_rank_keeps_its_share(ranks, world):
     assert max(shares) - min(shares) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RINGS)
 @pytest.mark.parametrize(
     ("saved", "world"), [("one", 2), ("one", 3), ("two, sharded", 3)], ids=str
 )
@@ -100,6 +107,13 @@ def test_a_memory_goes_on_on_more_ranks(ranks, state, saved, world, kind):
     )
     for rank in ranks[world]:
         equal(rank["loaded"][saved, kind], (before, after))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_one_row_per_image_goes_on_on_more_ranks(ranks, images, world):
+    expected = cases.resumed(images, xb.PerImageMemory, cases.one_memory, range(world))
+    for rank in ranks[world]:
+        equal(rank["loaded"]["images", "per image"], expected)
 
 
 def test_a_state_of_another_capacity_is_refused():

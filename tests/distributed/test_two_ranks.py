@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crossbatch.data import Manifest
-from crossbatch.engine import memory_objective
+from crossbatch.engine import memory_objective, pair_loss
 from crossbatch.training import RunFolder, Trainee, read_config, steps, write_config
 from tests import blobs
 from tests.distributed.launch import launch, start
@@ -30,10 +30,22 @@ def config(tmp_path_factory):
         made,
         iterations=STEPS,
         sampler=replace(made.sampler, classes=2, instances=2),
-        memory=replace(made.memory, capacity=30, start=2, proportion=0.0),
+        memory=replace(made.memory, capacity=30, start=2),
     )
     write_config(made, tmp_path / "config.yaml")
     return tmp_path / "config.yaml"
+
+
+def proportion(config, embeddings, pair, memory):
+    """Of the gradients of all anchors, batch to memory."""
+    if memory is None:
+        return 1.0
+    squares = [0.0, 0.0]
+    for z, (_, b) in zip(embeddings, pair, strict=True):
+        for place, references in enumerate((None, memory)):
+            settings = {"weighting": config.weighting, "references": references, "ids": b.ids}
+            squares[place] += pair_loss(z, b.codes, **settings).gradient.square().sum().item()
+    return config.memory.proportion * (squares[0] / squares[1]) ** 0.5 if all(squares) else 1.0
 
 
 def one_process(path):
@@ -51,8 +63,11 @@ def one_process(path):
                 torch.cat([batch.codes for _, batch in pair]),
                 torch.cat([batch.ids for _, batch in pair]),
             )
+        weight = proportion(config, embeddings, pair, memory)
         losses = [
-            memory_objective(z, b.codes, b.ids, weighting=config.weighting, memory=memory).value
+            memory_objective(
+                z, b.codes, b.ids, weighting=config.weighting, memory=memory, memory_weight=weight
+            ).value
             for z, (_, b) in zip(embeddings, pair, strict=True)
         ]
         for group in trainee.optimizer.param_groups:

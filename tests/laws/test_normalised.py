@@ -35,7 +35,7 @@ def test_moments_do_not_depend_on_the_wrap_of_the_ring():
     z = unit(25)
     for part in z.split(5):
         memory.enqueue(part, torch.arange(5), torch.arange(5))
-    mean, deviation = moments_of(memory)
+    mean, deviation = moments_of(memory, z[0])
     torch.testing.assert_close(mean, z[-10:].mean(0))
     torch.testing.assert_close(deviation, z[-10:].std(0, correction=0))
 

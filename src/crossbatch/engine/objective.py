@@ -8,7 +8,8 @@ gradient in proportion to the batch's, whatever the size of the memory,
 
     w = ρ · ‖∂L(batch, batch)/∂z‖ / ‖∂L(batch, memory)/∂z‖,
 
-both known before anything is differentiated; w is taken as a constant.
+both known before anything is differentiated; w is taken as a constant. Norms are over the anchors
+of all ranks, so that w is the same on each.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from crossbatch._shapes import Float, Int
+from crossbatch.collective import Ranks
 from crossbatch.engine.pair_loss import PairLossResult, Reduction, pair_loss
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.references import References
@@ -28,7 +30,7 @@ Objective = Literal["batch_and_memory", "memory_alone"]
 
 @dataclass(frozen=True)
 class Proportion:
-    """w that keeps the memory's gradient at ρ times the batch's.
+    """w that keeps the memory's gradient at ρ times the batch's; ranks take the loss together.
 
     Args:
         of_batch: ρ > 0.
@@ -138,7 +140,9 @@ def _weight(
     if not isinstance(given, Proportion):
         return memory.gradient.new_tensor(given)
     assert batch is not None
-    of_batch, of_memory = (r.gradient.square().sum().sqrt() for r in (batch, memory))
+    squares = torch.stack([r.gradient.square().sum() for r in (batch, memory)])
+    Ranks.here().add(squares)
+    of_batch, of_memory = squares.sqrt()
     both = (of_batch > 0) & (of_memory > 0)
     fixed = of_batch.new_tensor(given.otherwise)
     return torch.where(both, given.of_batch * of_batch / of_memory, fixed)

@@ -8,6 +8,8 @@ moment x, which walks with variance q a step and is seen through a batch with va
 
     p ← p + q,   k = p / (p + r),   x ← x + k (x_batch − x),   p ← (1 − k) p.
 
+The batch is that of all ranks. Of a sharded memory sums are exchanged; its rows stay.
+
 *Adaptive Cross Batch Normalization for Metric Learning* (Ajanthan, Ma, van den Hengel, Gould,
 2023). A batch of 16 rows knows its moments badly: see the log of experiments before you use it.
 """
@@ -21,8 +23,9 @@ from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings
 from crossbatch._shapes import Float
+from crossbatch.collective import Ranks
 from crossbatch.errors import CrossbatchError, expected
-from crossbatch.references import References, Tile
+from crossbatch.references import References, Sharded, Tile
 
 _ROWS = 8192
 _SMALL = 1e-6  # a feature that does not vary in the memory is moved, not scaled up without end
@@ -40,15 +43,15 @@ class NormalisedRows:
 
     Args:
         references: The stored rows.
-        moments: Those that the rows shall have before they are scaled to unit norm.
+        old: The moments that they have.
+        new: Those that they shall have before they are scaled to unit norm.
     """
 
-    def __init__(self, references: References, moments: Moments) -> None:
+    def __init__(self, references: References, old: Moments, new: Moments) -> None:
         self._references = references
-        old = moments_of(references)
-        deviation = old.deviation.clamp(min=_SMALL).to(moments.deviation.device)
-        self._scale = moments.deviation / deviation
-        self._shift = moments.mean - old.mean.to(deviation.device) * self._scale
+        deviation = old.deviation.clamp(min=_SMALL).to(new.deviation)
+        self._scale = new.deviation / deviation
+        self._shift = new.mean - old.mean.to(deviation) * self._scale
 
     def __len__(self) -> int:
         return len(self._references)
@@ -59,6 +62,22 @@ class NormalisedRows:
             tile = tile.to(self._scale.device)
             moved = tile.embeddings.to(self._scale.dtype) * self._scale + self._shift
             yield Tile(F.normalize(moved, dim=1), tile.labels, tile.ids)
+
+
+class NormalisedShard(NormalisedRows):
+    """The same of references of which every rank holds a part. All ranks make it together.
+
+    Args:
+        references: Sharded ones.
+        old: The moments of all their rows.
+        new: Those that they shall have.
+    """
+
+    def __init__(self, references: References, old: Moments, new: Moments) -> None:
+        assert isinstance(references, Sharded)
+        super().__init__(references, old, new)
+        self.ranks: Ranks = references.ranks
+        self.part: References = NormalisedRows(references.part, old, new)
 
 
 class CrossBatchNormalisation(nn.Module):
@@ -106,11 +125,11 @@ class CrossBatchNormalisation(nn.Module):
 
     @torch.no_grad()
     def forward(self, memory: References, embeddings: Float[Tensor, "B D"]) -> NormalisedRows:
-        """The memory's rows with the moments of now.
+        """The memory's rows with the moments of now. Where there are ranks, all call it together.
 
         Args:
             memory: Stored rows; they are not changed.
-            embeddings: The batch, shape (B, D), B ≥ 2.
+            embeddings: The batch, shape (B, D); of all ranks together B ≥ 2.
 
         Raises:
             CrossbatchError: Fewer than two rows, wrong shapes, non-finite embeddings.
@@ -119,19 +138,22 @@ class CrossBatchNormalisation(nn.Module):
         """
         dim = len(self.mean)
         check_embeddings(embeddings, where="CrossBatchNormalisation", dim=dim)
-        if len(embeddings) < 2:
+        now = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
+        now = Ranks.here().gather(now)[0][0]
+        if len(now) < 2:
             raise CrossbatchError(
                 expected(
                     "two embeddings or more in CrossBatchNormalisation",
-                    len(embeddings),
+                    len(now),
                     "One row has no deviation; skip batches of one.",
                 )
             )
-        now = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
         mean, variance = now.mean(dim=0), now.var(dim=0, correction=0)
         if self.noise is not None:
             mean, variance = self._seen(mean, variance)
-        return NormalisedRows(memory, Moments(mean.to(now), variance.sqrt().to(now)))
+        moments = Moments(mean.to(now), variance.sqrt().to(now))
+        kind = NormalisedShard if isinstance(memory, Sharded) else NormalisedRows
+        return kind(memory, moments_of(memory, mean), moments)
 
     def _seen(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         assert self.noise is not None
@@ -147,15 +169,19 @@ class CrossBatchNormalisation(nn.Module):
         return f"dim={len(self.mean)}, noise={self.noise}"
 
 
-def moments_of(references: References) -> Moments:
-    """Mean and deviation of all rows, summed in float64 tile by tile."""
-    total = square = torch.zeros(())
+def moments_of(references: References, like: Float[Tensor, " D"]) -> Moments:
+    """Mean and deviation of all rows, as wide as ``like``; summed in float64 tile by tile."""
+    sharded = isinstance(references, Sharded)
+    part = references.part if sharded else references
+    total = square = torch.zeros_like(like, dtype=torch.float64)
     precision = torch.float32
-    for tile in references.tiles(_ROWS):
+    for tile in part.tiles(_ROWS):
         rows = tile.embeddings
         precision = torch.promote_types(rows.dtype, torch.float32)
         total = total.to(rows.device) + rows.sum(dim=0, dtype=torch.float64)
         square = square.to(rows.device) + rows.double().square().sum(dim=0)
+    if sharded:
+        references.ranks.add(total, square)
     mean = total / len(references)
     deviation = (square / len(references) - mean.square()).clamp(min=0).sqrt()
     return Moments(mean.to(precision), deviation.to(precision))
