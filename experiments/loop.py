@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ class Setting:
     weighting: xb.PairWeighting = field(default_factory=xb.Contrastive)
     start: int = 100
     drift_limit: float = 0.0
-    prism: float = 0.0
+    prism: dict[str, Any] | None = None
+    """What :class:`crossbatch.Prism` is made with."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,19 @@ def codes_of(data: Data) -> np.ndarray:
 
 
 def train(
-    data: Data, setting: Setting, budget: Budget, *, seed: int, batches: Batches | None = None
+    data: Data,
+    setting: Setting,
+    budget: Budget,
+    *,
+    seed: int,
+    batches: Batches | None = None,
+    right: np.ndarray | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
-    """The last network, and what the training took."""
+    """The last network, and what the training took.
+
+    Where PRISM judges labels the share that it keeps is told, too, and where it is known which are
+    right, those of right and of wrong ones.
+    """
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
     training = np.flatnonzero(data.training)
@@ -88,7 +100,8 @@ def train(
     memory: xb.CrossBatchMemory | xb.PerImageMemory | None = None
     match: xb.CrossBatchNormalisation | None = None
     limit = xb.AgeLimit(setting.drift_limit) if setting.drift_limit else None
-    prism = xb.Prism(setting.prism) if setting.prism else None
+    prism = None if setting.prism is None else xb.Prism(**setting.prism)
+    judged: list[tuple[np.ndarray, np.ndarray]] = []
     drifts, began, done, step = [], time.process_time(), 0.0, 0
     while done < 1:
         for group in optimizer.param_groups:
@@ -99,6 +112,7 @@ def train(
         labels, ids = torch.from_numpy(codes[rows]).long(), torch.from_numpy(rows).long()
         if prism is not None and memory is not None:
             keep = prism(z, labels, ids=ids, references=memory).keep
+            judged.append((rows, keep.numpy()))
             z, labels, ids, inputs = z[keep], labels[keep], ids[keep], inputs[keep]
         references = None
         if setting.capacity and step >= setting.start:
@@ -135,7 +149,21 @@ def train(
     seconds = time.process_time() - began
     last = torch.cat(drifts[-100:]) if drifts else torch.empty(0)
     drift = round(float(last.mean()), 3) if len(last) else math.nan
-    return network, {"seconds": round(seconds, 1), "steps": step, "drift": drift}
+    told = {"seconds": round(seconds, 1), "steps": step, "drift": drift}
+    return network, told | _kept(judged, right)
+
+
+def _kept(
+    judged: list[tuple[np.ndarray, np.ndarray]], right: np.ndarray | None
+) -> dict[str, float]:
+    """Of right and of wrong labels the share that was kept, in percent."""
+    if not judged:
+        return {}
+    rows, keep = (np.concatenate(part) for part in zip(*judged, strict=True))
+    told = {"kept": keep}
+    if right is not None:
+        told |= {"kept right": keep[right[rows]], "kept wrong": keep[~right[rows]]}
+    return {name: round(100 * float(part.mean()), 1) for name, part in told.items() if len(part)}
 
 
 def _memory(setting: Setting, dim: int, images: int) -> xb.CrossBatchMemory | xb.PerImageMemory:

@@ -21,6 +21,7 @@ KINDS = ("replicated", "sharded", "per image")
 RINGS = KINDS[:2]
 FURTHER = ("fastap", "top 2 of ntxent", "ranked list", "balanced", "mixed", "sides of triplets")
 """Other monoids, more stages, statistics for the report."""
+SUB_CENTRES = (1, 3)
 UNEVEN, EVEN, FILL = (5, 8, 2), (6, 6, 6), (60, 90, 30)
 
 
@@ -150,6 +151,28 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
     return {"steps": seen, "contents": contents, "state": state}
 
 
+def believed(sub_centres, played, receive, kind=xb.CrossBatchMemory):
+    """What PRISM says of batches that come round again, of which the kept rows are enqueued."""
+    memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    memory.enqueue(*receive([filling(rank) for rank in played]))
+    prism, seen = xb.Prism(0.3, window=3, temperature=0.3, sub_centres=sub_centres), []
+    for step in range(6):
+        drawn = [batch(step % 4, rank, UNEVEN[rank]) for rank in played]
+        parts = [(F.normalize(x[:, :DIM], dim=1), y, i) for x, y, i in drawn]
+        z, labels, ids = one_memory(parts)
+        found = prism(z, labels, ids=ids, references=memory)
+        sizes = [len(y) for _, y, _ in parts]
+        keep = found.keep.split(sizes)
+        for kept, sure in zip(keep, found.probability.split(sizes), strict=True):
+            if not kept.any():  # a rank keeps one at least
+                kept[sure.argmax()] = True
+        memory.enqueue(
+            *receive([[c[k] for c in part] for part, k in zip(parts, keep, strict=True)])
+        )
+        seen.append(tuple(found))
+    return seen, memory.contents()[:3], dict(prism.state_dict())
+
+
 def resumed(state, kind, receive, played):
     """The memory of any number of ranks goes on with one more batch of each."""
     memory = made(kind)
@@ -176,9 +199,11 @@ def main(states, out):
         for name, state in torch.load(states, weights_only=True).items()
         for kind in (RINGS if name != "images" else ["per image"])
     }
+    judged = {(kind, s): believed(s, *ways[kind]) for kind in RINGS for s in SUB_CENTRES}
     small = xb.ShardedMemory(CAPACITY, DIM)
     share = len(small.part.embeddings)
-    torch.save({"cases": cases, "loaded": loaded, "share": share}, Path(out) / f"rank{rank}.pt")
+    found = {"cases": cases, "loaded": loaded, "believed": judged, "share": share}
+    torch.save(found, Path(out) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -116,6 +116,21 @@ def test_one_row_per_image_goes_on_on_more_ranks(ranks, images, world):
         equal(rank["loaded"]["images", "per image"], expected)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("kind", RINGS)
+@pytest.mark.parametrize("sub_centres", cases.SUB_CENTRES)
+def test_ranks_believe_what_one_process_believes(ranks, world, kind, sub_centres):
+    """One threshold for the batches of all; the memory is copied, or stays where it is."""
+    seen, contents, state = cases.believed(sub_centres, range(world), cases.one_memory)
+    assert any(not keep.all() for _, keep in seen)
+    first = [sum(cases.UNEVEN[:rank]) for rank in range(world + 1)]
+    for rank, found in enumerate(ranks[world]):
+        here = slice(*first[rank : rank + 2])
+        parts, rows, quantiles = found["believed"][kind, sub_centres]
+        equal(parts, [(p[here], keep[here]) for p, keep in seen])
+        equal((rows, quantiles), (contents, state))
+
+
 def test_a_state_of_another_capacity_is_refused():
     saved = xb.CrossBatchMemory(8, 3).state_dict()
     with pytest.raises(RuntimeError, match=r"`embeddings` of 9 rows.*8 rows.*capacity"):

@@ -152,9 +152,10 @@ def test_a_rank_that_is_gone_ends_the_others(config, tmp_path, how, timeout):
 
 
 def test_the_command_line_trains_and_resumes_on_two_ranks(tmp_path):
-    """With a memory that is spread over the ranks, and then one that is copied."""
+    """With a memory that is spread over the ranks, and then one that is copied; with PRISM."""
     manifest, out = blobs.manifest(tmp_path / "blobs.parquet"), tmp_path / "run"
     flags = blobs.options("fine_tune", iterations=9, **{"sampler.classes": 2})
+    flags += ["--memory.noise", "0.3", "--memory.sub-centres", "2"]
     launch([*TRAIN, manifest, "--out", out, *flags, "--memory.kind", "sharded"])
     log = (out / "log.jsonl").read_text()
     assert [json.loads(line)["step"] for line in log.splitlines()] == list(range(1, 10))
@@ -170,3 +171,4 @@ def test_the_command_line_trains_and_resumes_on_two_ranks(tmp_path):
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert state["step"] == 14
     assert len(state["memory"]["ids"]) == 24
+    assert state["prism"]["seen"] > 5

@@ -16,7 +16,7 @@ PARTS = {
     "int8": "/memory/scales",
     "normalised": "/normalisation/mean",
     "young": "/age_limit/recent",
-    "prism": "/prism/",
+    "prism": "/prism/quantiles",
     "chunks": "/memory/enqueued_rows",
 }
 
@@ -29,7 +29,7 @@ PARTS = {
         ("int8", "head", 120, (33,)),
         ("normalised", "head", 120, (14,)),
         ("young", "head", 60, (20,)),
-        ("prism", "head", 60, (20,)),
+        ("prism", "head", 120, (61,)),
         ("momentum", "fine_tune", 40, (15,)),
         ("chunks", "fine_tune", 20, (8,)),
     ],
@@ -72,11 +72,14 @@ STAGES = """Plan(stages=(
 
 
 def test_a_plan_is_resumed_inside_every_stage(tmp_path, monkeypatch):
-    """Killed in the second stage, and in the third, whose subsets the run has ranked itself."""
+    """Killed in the second stage, and in the third, whose subsets the run has ranked itself.
+
+    PRISM leaves out some of each batch, with their weights.
+    """
     monkeypatch.setattr(driver, "RUN", [sys.executable, "-W", "ignore", "-c", RANKED])
     manifest = blobs.with_subsets(tmp_path / "blobs.parquet", [0, 0, 0, 1, 1, 2])
     changes = {"encoder.dropout": 0.3, "iterations": 75, "plan": STAGES, "memory": 16}
-    flags = blobs.options(**changes)
+    flags = blobs.options(**changes, **{"memory.noise": 0.3, "memory.sub_centres": 2})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     process = crossbatch(manifest, "--out", cut, *flags)
     for step in (26, 57):
@@ -88,6 +91,7 @@ def test_a_plan_is_resumed_inside_every_stage(tmp_path, monkeypatch):
     stages = (whole / "stages.jsonl").read_text()
     assert re.findall(r'"iterations": (\d+)', stages) == ["14", "30", "31"]
     assert state(whole)["/course/stage"] == 2
+    assert state(whole)["/prism/seen"] == 75 - 6  # asked since the memory has rows
     assert state(whole)["/course/subsets"].tolist() == state(cut)["/course/subsets"].tolist()
     ranked = [(run / "stages" / "3.parquet").read_bytes() for run in (whole, cut)]
     assert ranked[0] == ranked[1]

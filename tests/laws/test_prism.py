@@ -5,24 +5,46 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
 from tests.generators import problem
 
 
-def naive(memory, z, labels, ids, temperature=1.0):
+def groups(rows, sub_centres):
+    """The rows of a class by their nearest centre: k-means, begun at rows far from each other."""
+    if sub_centres == 1:
+        return [rows]
+    unit = [F.normalize(sum(r for r, _ in rows), dim=0)]
+    for first in [True] + [False] * (sub_centres - 1):
+        apart = [max(float(c @ r) for c in unit) for r, _ in rows]
+        far = rows[apart.index(min(apart))][0]
+        unit = [far] if first else [*unit, far]
+    for _ in range(3):
+        parts = [[] for _ in unit]
+        for row in rows:
+            sims = [float(c @ row[0]) for c in unit]
+            parts[sims.index(max(sims))].append(row)
+        unit = [
+            F.normalize(sum(r for r, _ in part), dim=0) if part else centre
+            for part, centre in zip(parts, unit, strict=True)
+        ]
+    return parts
+
+
+def naive(memory, z, labels, ids, temperature=1.0, sub_centres=1):
     """P of each label, row by row."""
     rows = list(zip(*memory.contents()[:3], strict=True))
     known = sorted({int(y) for _, y, _ in rows})
+    parted = {k: groups([(r, int(i)) for r, y, i in rows if y == k], sub_centres) for k in known}
     result = []
     for x, label, image in zip(z, labels.tolist(), ids.tolist(), strict=True):
         means = {}
-        for k in known:
-            said = [float(x @ r) for r, y, i in rows if y == k and not (i == image and k == label)]
-            if said:
-                means[k] = sum(said) / len(said)
+        for k, parts in parted.items():
+            said = [[float(x @ r) for r, i in p if (i, k) != (image, label)] for p in parts]
+            if any(said):
+                means[k] = max(sum(part) / len(part) for part in said if part)
         total = sum(math.exp(t / temperature) for t in means.values())
         p = math.exp(means[label] / temperature) / total if label in means else math.nan
         result.append(p)
@@ -40,12 +62,15 @@ def filled(p, rows=0, capacity=500):
     references=st.integers(1, 60),
     classes=st.integers(1, 9),
     temperature=st.sampled_from([0.1, 1.0]),
+    sub_centres=st.sampled_from([1, 2, 3]),
 )
-def test_probabilities_are_those_of_a_loop(seed, references, classes, temperature):
+@settings(max_examples=100, deadline=None)
+def test_probabilities_are_those_of_a_loop(seed, references, classes, temperature, sub_centres):
     p = problem(seed, references=references, classes=classes)
     memory = filled(p)
-    found = xb.Prism(0.2, temperature=temperature)(p.a, p.labels, ids=p.ids, references=memory)
-    expected = naive(memory, p.a, p.labels, p.ids, temperature)
+    prism = xb.Prism(0.2, temperature=temperature, sub_centres=sub_centres)
+    found = prism(p.a, p.labels, ids=p.ids, references=memory)
+    expected = naive(memory, p.a, p.labels, p.ids, temperature, sub_centres)
     torch.testing.assert_close(found.probability, expected, equal_nan=True)
     assert found.keep.any()
     assert found.keep[expected.isnan()].all()
@@ -136,9 +161,10 @@ def test_the_threshold_is_the_mean_of_the_last_quantiles():
     for start in range(5):
         part = slice(start, start + 3)
         found = prism(p.a[part], p.labels[part], ids=p.ids[part], references=memory)
-        quantiles.append(found.probability.sort().values[int(0.4 * 3)])
+        beside_chance = found.probability * len(p.ref_labels.unique())
+        quantiles.append(beside_chance.sort().values[int(0.4 * 3)])
         threshold = torch.stack(quantiles[-3:]).mean()
-        assert torch.equal(found.keep, found.probability >= threshold.to(torch.float32)) or (
+        assert torch.equal(found.keep, beside_chance >= threshold.to(torch.float32)) or (
             found.keep.sum() == 1
         )
     again = xb.Prism(0.4, window=3)
@@ -148,6 +174,23 @@ def test_the_threshold_is_the_mean_of_the_last_quantiles():
         m(p.a[part], p.labels[part], ids=p.ids[part], references=memory) for m in (prism, again)
     )
     assert torch.equal(a.keep, b.keep)
+
+
+def test_a_memory_that_fills_leaves_out_no_more_than_a_full_one():
+    """From a few classes to all of them: a label is one of more and more, and as right."""
+    g = torch.Generator().manual_seed(0)
+    centres = F.normalize(torch.randn(200, 16, generator=g), dim=1)
+    truth = torch.randint(0, 200, (4000,), generator=g)
+    x = F.normalize(centres[truth] + 0.15 * torch.randn(4000, 16, generator=g), dim=1)
+    wrong = torch.rand(4000, generator=g) < 0.2
+    labels = torch.where(wrong, (truth + 1) % 200, truth)
+    memory, prism, kept = xb.CrossBatchMemory(4000, 16), xb.Prism(0.2), []
+    for part in torch.randint(0, 4000, (120, 16), generator=g):
+        found = prism(x[part], labels[part], ids=part, references=memory)
+        kept.append(found.keep[~found.probability.isnan()].float())
+        memory.enqueue(x[part[found.keep]], labels[part[found.keep]], part[found.keep])
+    for some in (kept[5:30], kept[30:60], kept[60:120]):
+        assert 0.7 < torch.cat(some).mean() < 0.9
 
 
 def test_an_empty_memory_believes_everything():

@@ -73,10 +73,10 @@ class MemoryConfig:
     momentum: float = 0.99
     """Of a second network that follows the first and whose embeddings are stored; 0 has none."""
     noise: float = 0.0
-    """Share of labels that are thought wrong: PRISM leaves out the images whose labels the memory
-    believes least; 0 believes all."""
+    """Share of labels that are thought wrong: PRISM leaves out as many images, those whose labels
+    the memory believes least, right or wrong; 0 believes all."""
     sub_centres: int = 1
-    """Means of a class that PRISM compares with."""
+    """Means of a class that PRISM compares with; more than one for classes of several looks."""
     momentum_schedule: Literal["constant", "cosine"] = "constant"
     """Keep the momentum, or let it rise to 1 along the run."""
 
@@ -226,6 +226,15 @@ def _check_memory(memory: MemoryConfig) -> None:
                 "`memory.noise` in [0, 1) and `memory.sub_centres` ≥ 1",
                 f"{memory.noise} and {memory.sub_centres}",
                 "0.2 leaves a fifth of the images out; 0 believes all labels.",
+            )
+        )
+    if (memory.noise and not memory.capacity) or (memory.sub_centres > 1 and not memory.noise):
+        raise CrossbatchError(
+            expected(
+                "a memory with `memory.noise`, and `memory.noise` with `memory.sub_centres`",
+                f"--memory {memory.capacity} --memory.noise {memory.noise} "
+                f"--memory.sub-centres {memory.sub_centres}",
+                "PRISM asks the memory which labels to believe: --memory -1 --memory.noise 0.2.",
             )
         )
     if not 0 <= memory.drift_limit < 2:
