@@ -4,7 +4,7 @@
 #   make lint    format, lint, types, floors, spelling
 #   make docs    the documentation, strict
 #   make bench   the memory loss beside its peers
-#   make experiments   what the defaults of the memory rest on; hours
+#   make experiments   what the defaults and the advice rest on; hours
 
 PYTHON ?= python3
 VENV   := .venv
@@ -57,6 +57,11 @@ experiments: $(VENV)/experiments
 	  $(BIN)/python -m experiments.memory $$table glyphs; done
 	$(BIN)/python -m experiments.memory small emoji
 	$(BIN)/python -m experiments.memory --show
+	for data in symmetric asymmetric similar icons overtrained; do \
+	  $(BIN)/python -m experiments.curriculum models $$data; done
+	for table in controls share cuts cutoff weights; do for data in symmetric asymmetric; do \
+	  $(BIN)/python -m experiments.curriculum $$table $$data; done; done
+	$(BIN)/python -m experiments.curriculum --show
 
 clean:
 	rm -rf $(VENV) runs site

@@ -8,8 +8,6 @@ look alike, in one direction. The data are those of Debian's dataset-fashion-mni
 """
 
 import argparse
-import gzip
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,17 +25,18 @@ from crossbatch.curriculum import (
     symmetric,
     trust,
 )
+from experiments.fashion_mnist import PACKAGED, PARTS, read_idx
 
-DATA = Path("/usr/share/datasets/fashion-mnist")
 SIMILAR = {0: 6, 3: 0, 4: 2, 2: 6, 6: 4, 5: 7, 7: 9, 9: 5, 1: 3, 8: 5}
 
 
-def load(images: int) -> tuple[Tensor, np.ndarray]:
-    """Pictures (N, 1, 28, 28) in [0, 1] and their true classes."""
-    pictures = gzip.decompress((DATA / "train-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((DATA / "train-labels-idx1-ubyte.gz").read_bytes())
-    x = np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 1, 28, 28)[:images]
-    return torch.tensor(x).float() / 255, np.frombuffer(labels, np.uint8, offset=8)[:images]
+def load(images: int, part: str = "train") -> tuple[Tensor, np.ndarray]:
+    """Pictures (N, 1, 28, 28) in [0, 1] and their true classes; part ``train`` or ``test``."""
+    pictures, labels = (
+        read_idx(PACKAGED / f"{PARTS[part]}-{kind}-ubyte.gz")[:images]
+        for kind in ("images-idx3", "labels-idx1")
+    )
+    return torch.tensor(pictures[:, None]).float() / 255, labels
 
 
 def make_noise(kind: str, labels: np.ndarray, seed: int) -> Noise:
@@ -48,14 +47,19 @@ def make_noise(kind: str, labels: np.ndarray, seed: int) -> Noise:
     return asymmetric(labels, 0.35, confused=confused, seed=seed)
 
 
+def make_trunk(channels: int = 32) -> nn.Module:
+    """Pictures (N, 1, 28, 28) to features (N, 128)."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(98 * channels, 128), nn.ReLU()),
+    )
+
+
 def learn(x: Tensor, labels: np.ndarray, seed: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, 128) and losses (N,) of a network trained on the labels."""
     torch.manual_seed(seed)
-    trunk = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU()),
-    )
+    trunk = make_trunk()
     head, y = nn.Linear(128, 10), torch.tensor(labels, dtype=torch.int64)
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], 1e-3)
     for _ in range(epochs):
