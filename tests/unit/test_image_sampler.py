@@ -1,6 +1,7 @@
 """Laws of the streams that are no P × K: images as they come, balanced classes, mixed parts."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -26,15 +27,21 @@ def take(sampler, count):
     return [rows.tolist() for rows in itertools.islice(sampler, count)]
 
 
-def rounds(codes, seed):
+def balanced(codes, batch, seed):
     """The balanced stream in plain loops: the definition."""
     names = sorted(set(codes.tolist()))
     images = [np.flatnonzero(codes == name) for name in names]
-    for r in itertools.count():
-        for c in np.random.default_rng([seed, 0, r]).permutation(len(names)):
-            again, place = divmod(r, len(images[c]))
-            shuffle = np.random.default_rng([seed, 1, c + 1, again]).permutation(len(images[c]))
-            yield int(images[c][shuffle[place]])
+    most = math.ceil(batch / len(names))
+    for k in itertools.count():
+        order, rows = np.random.default_rng([seed, 0, k]).permutation(len(names)), []
+        for place in range(batch):
+            c = order[place % len(names)]
+            size = len(images[c])
+            lasts = size // most if size >= most else 1
+            shuffle = np.random.default_rng([seed, 1, c + 1, k // lasts]).permutation(size)
+            at = (k % lasts) * most + place // len(names)
+            rows.append(int(images[c][shuffle[at % size]]))
+        yield rows
 
 
 @law
@@ -54,11 +61,25 @@ def test_every_image_comes_once_in_an_epoch_and_never_twice_in_a_batch(collectio
 @given(collections())
 def test_balanced_is_the_plain_loops(collection):
     codes, numbers = collection
-    found = itertools.chain(*take(ImageSampler(codes, balanced=True, **numbers), 12))
-    found = list(found)
-    assert found == list(itertools.islice(rounds(codes, numbers["seed"]), len(found)))
-    counts = [sum(codes[row] == name for row in found) for name in set(codes.tolist())]
-    assert max(counts) - min(counts) <= 1
+    found = take(ImageSampler(codes, balanced=True, **numbers), 12)
+    assert found == list(itertools.islice(balanced(codes, **numbers), 12))
+    sizes = {name: (codes == name).sum() for name in set(codes.tolist())}
+    for rows in found:
+        counts = {name: sum(codes[row] == name for row in rows) for name in sizes}
+        assert max(counts.values()) - min(counts.values()) <= 1
+        if all(counts[name] <= sizes[name] for name in sizes):
+            assert len(set(rows)) == len(rows)
+
+
+def test_a_class_comes_as_often_after_it_was_seen_as_after_it_was_not():
+    codes = np.repeat(np.arange(40), 3)
+    stream = take(ImageSampler(codes, batch=10, seed=0, balanced=True), 2000)
+    seen = np.array([np.isin(np.arange(40), codes[rows]) for rows in stream])
+    again = seen[1:][seen[:-1]].mean()
+    assert 0.24 < again < 0.26  # 10 of 40, whatever came before
+    images = np.bincount(np.concatenate(stream), minlength=len(codes)) / (20_000 / len(codes))
+    assert images.min() > 0.6
+    assert images.max() < 1.4
 
 
 @law

@@ -4,11 +4,14 @@
 filled from the start of the same shuffle. So no image stands twice in a batch, and every image
 comes in every epoch.
 
-*Balanced*: a round is one shuffle of all C classes, each with one image; round r takes image
-r mod n_c of the class's own shuffle number ⌊r / n_c⌋. The rounds, one after the other, are cut
-into batches of B. So classes differ by one image at most, every image of a class comes before one
-comes again, and those of small classes come more often. An image stands twice in a batch only
-where its class has fewer images than it has places there.
+*Balanced*: each batch draws its own order of all C classes and goes along it, round after round,
+until it holds B images. So in a batch classes differ by one image at most, and which of them have
+one more does not depend on the batches before. A class of n_c images gives each of its ⌈B / C⌉
+places another image; a shuffle of them lasts ⌊n_c / ⌈B / C⌉⌋ batches, in which none comes twice.
+Those of small classes come more often, and twice in a batch where there are too few.
+
+Orders that went on from batch to batch would be fairer, and ruin a classifier of more classes than
+fit a batch: classes that it has just seen would be sure not to come, so it learns the opposite.
 
 Batch k is a function of (seed, k) alone: one integer need be kept to go on, and rank r of W takes
 batches r, r + W, ... of the one stream, as with :class:`crossbatch.data.PKSampler`.
@@ -107,7 +110,6 @@ class ImageSampler:
         order = np.argsort(inverse, kind="stable").astype(np.int64)
         self._rows = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
         self._shuffles: dict[int, tuple[int, np.ndarray]] = {}  # of a class, or of all (-1)
-        self._rounds: tuple[int, np.ndarray] = (-1, order)
         content = hashlib.sha256(inverse.astype(np.int64).tobytes()).digest()
         self._digest = int.from_bytes(content[:6])
 
@@ -164,16 +166,16 @@ class ImageSampler:
 
     def _even(self, batch: int) -> np.ndarray:
         classes = len(self._rows)
-        places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
-        return np.array([self._slot(*divmod(place, classes)) for place in places], np.int64)
+        order = np.random.default_rng([self.seed, 0, batch]).permutation(classes).tolist()
+        places = range(self._batch_size)
+        return np.array([self._image(order[p % classes], p // classes, batch) for p in places])
 
-    def _slot(self, round_: int, place: int) -> int:
-        if self._rounds[0] != round_:
-            generator = np.random.default_rng([self.seed, 0, round_])
-            self._rounds = round_, generator.permutation(len(self._rows))
-        c = int(self._rounds[1][place])
-        size = len(self._rows[c])
-        return int(self._rows[c][self._shuffle(c, round_ // size, size)[round_ % size]])
+    def _image(self, c: int, place: int, batch: int) -> int:
+        """The row that a class has at one of its places in a batch."""
+        size, most = len(self._rows[c]), -(-self._batch_size // len(self._rows))
+        lasts = max(size // most, 1)
+        number, part = divmod(batch, lasts)
+        return int(self._rows[c][self._shuffle(c, number, size)[(part * most + place) % size]])
 
     def _shuffle(self, c: int, number: int, size: int) -> np.ndarray:
         """The last one is kept: it is a function of its arguments and the seed."""
