@@ -70,7 +70,7 @@ class Points:
         self.scale = float(2.0 ** np.frexp(largest)[1]) if largest else 1.0
         centred /= self.scale
         self._single = torch.as_tensor(centred).float()
-        self._squares = torch.as_tensor(np.einsum("nd,nd->n", centred, centred))
+        self._squares = torch.as_tensor(np.einsum("ij,ij->i", centred, centred))
         self.x = np.divide(x, self.scale, out=centred)
         self._mean /= self.scale
         top = float(self._squares.max()) * (1 + 2.0**-20) if len(x) else 0.0
