@@ -92,8 +92,8 @@ class DensityRanker(Estimator):
     the first subsets. ``quantile`` parts any class of two and more.
 
     Cost: per class of n images n² D' multiplications in float32 (D' after PCA), n D² / 2 + 4 D³
-    in float64 for the PCA; memory per thread 20 n D bytes, two tiles, and 4 % of n² pairs (0.4 %
-    above 8,192 images), 20 bytes each.
+    in float64 for the PCA; memory per thread 20 n D or 32 n D' bytes, whichever is more, a few
+    tiles, and some 80 n pairs of 20 bytes each.
 
     >>> import numpy as np
     >>> x = np.array([[0.0], [0.1], [0.2], [9.0]])
