@@ -129,12 +129,30 @@ def test_suspects_name_the_class_to_look_at(tmp_path):
     assert np.mean(right) > 0.95
     stray = next(s for s in found if s.row == 5)
     assert stray.suspicion > 0.4
+    alone = [s for s in found if ranking.contrast[s.row] == 0]
+    assert alone
+    for s in alone:
+        assert s.reason == f"none of its class near it, most dense is `{s.rival}`"
     names = np.array([f"{row}, ü.jpg" for row in range(len(y))], object)
     write_suspects(tmp_path / "s.csv", found, names)
     lines = (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "path,label,suspicion,nearest_other_class,reason"
     assert lines[1].startswith(f'"{found[0].row}, ü.jpg",')
     assert len(lines) == len(found) + 1
+
+
+def test_an_odd_image_amid_many_classes_is_less_suspicious_than_a_claimed_one():
+    rng = np.random.default_rng(0)
+    centres = 10 * np.eye(5)
+    x = np.concatenate([centre + rng.normal(0, 1, (60, 5)) for centre in centres])
+    y = np.repeat(np.arange(5), 60)
+    x[0] = centres[1:4].mean(axis=0)
+    x[1] = centres[4] + 1.5
+    ranking = Ranking.of(xb.DensityRanker(), x, y)
+    assert ranking.contrast[:2].tolist() == [0, 0]
+    found = {s.row: s.suspicion for s in ranking.suspects()}
+    assert 0.5 < found[0] < 0.9
+    assert found[1] == 1
 
 
 def test_the_area_under_the_curve():

@@ -55,10 +55,17 @@ def class_contrast(X: Any, y: Any) -> Floats:
 
 
 class Contrasted(NamedTuple):
-    """Attributes: contrast: of each row of a class; rival: the densest other class, or -1."""
+    """Of each row of a class.
+
+    Attributes:
+        contrast: In [0, 1].
+        rival: The densest other class, or -1.
+        claim: Its share of the densities of all classes asked, in [0, 1].
+    """
 
     contrast: Floats
     rival: Places
+    claim: Floats
 
 
 def of_classes(classes: Classes) -> Iterator[Contrasted]:
@@ -66,7 +73,7 @@ def of_classes(classes: Classes) -> Iterator[Contrasted]:
     samples = [_sample(rows, c) for c, rows in enumerate(classes.rows)]
     if len(samples) == 1:
         n = len(classes.codes)
-        yield Contrasted(np.ones(n), np.full(n, -1, np.intp))
+        yield Contrasted(np.ones(n), np.full(n, -1, np.intp), np.zeros(n))
         return
     means = np.stack([classes.read(c).mean(axis=0) for c in range(len(samples))])
     for c in range(len(samples)):
@@ -80,8 +87,8 @@ def of_classes(classes: Classes) -> Iterator[Contrasted]:
         is_in = rows[0][np.minimum(itself, len(rows[0]) - 1)] == classes.rows[c]
         x = classes.read(c) - means[c]
         place = np.where(is_in, itself, -1)
-        found, rival = _contrast(x, references - means[c], owner, place)
-        yield Contrasted(found, np.where(rival < 0, -1, np.array(asked)[rival]))
+        found = _contrast(x, references - means[c], owner, place)
+        yield found._replace(rival=np.where(found.rival < 0, -1, np.array(asked)[found.rival]))
 
 
 def _sample(rows: Places, c: int) -> Places:
@@ -99,8 +106,8 @@ def _contrast(x: Floats, references: Floats, owner: Places, itself: Places) -> C
     owners = torch.as_tensor(owner)
     sizes, own = torch.bincount(owners).double(), int((owner == 0).sum())
     if own == 1:
-        return Contrasted(np.full(len(x), 0.5), np.full(len(x), -1, np.intp))
-    found, rival = np.empty(len(x)), np.empty(len(x), np.intp)
+        return Contrasted(np.full(len(x), 0.5), np.full(len(x), -1, np.intp), np.zeros(len(x)))
+    found = Contrasted(np.empty(len(x)), np.empty(len(x), np.intp), np.empty(len(x)))
     for start in range(0, len(x), TILE):
         part = slice(start, start + TILE)
         q = torch.as_tensor(x[part] / largest).float()
@@ -110,19 +117,21 @@ def _contrast(x: Floats, references: Floats, owner: Places, itself: Places) -> C
         squares[held, self[held]] = torch.inf
         k = min(max(3, own // 2), NEIGHBOURS, len(references) - 1)
         nearest = squares.topk(k, largest=False).indices
-        ratio, best = _ratio(owners[nearest], sizes, self >= 0)
-        found[part], rival[part] = ratio.numpy(), best.numpy()
-    return Contrasted(found, rival)
+        for whole, some in zip(found, _ratio(owners[nearest], sizes, self >= 0), strict=True):
+            whole[part] = some.numpy()
+    return found
 
 
-def _ratio(near: Tensor, sizes: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Contrasts, and which owner is the densest other one; -1 where none is near."""
+def _ratio(near: Tensor, sizes: Tensor, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Contrasts, the densest other owner (-1 where none is near), and its share of all."""
     counts = torch.zeros(len(near), len(sizes), dtype=torch.float64)
     counts.scatter_add_(1, near, torch.ones(near.shape, dtype=torch.float64))
     own = counts[:, 0] / (sizes[0] - held.double()).clamp(min=1)
-    other, rival = (counts[:, 1:] / sizes[1:]).max(dim=1)
-    ratio = own / (own + other).clamp(min=torch.finfo(torch.float64).tiny)
-    return ratio, torch.where(other > 0, rival + 1, -1)
+    others, tiny = counts[:, 1:] / sizes[1:], torch.finfo(torch.float64).tiny
+    other, rival = others.max(dim=1)
+    ratio = own / (own + other).clamp(min=tiny)
+    claim = other / (own + others.sum(dim=1)).clamp(min=tiny)
+    return ratio, torch.where(other > 0, rival + 1, -1), claim
 
 
 class Trust(NamedTuple):

@@ -158,7 +158,7 @@ class DensityRanker(Estimator):
     def _by_contrast(self, classes: Classes) -> None:
         self.contrast_ = np.empty(len(classes.codes))
         with _torch_threads(_threads(self.n_jobs)):
-            for rows, (found, _) in zip(classes.rows, of_classes(classes), strict=True):
+            for rows, (found, _, _) in zip(classes.rows, of_classes(classes), strict=True):
                 order = np.lexsort((self.rank_[rows], -found))
                 quantile = self.subsets == "quantile"
                 part = by_quantile(order, self.n_subsets) if quantile else None

@@ -25,6 +25,7 @@ class Ranking:
         contrast: Of each image, in [0, 1]; a half: another class is as dense there.
         rival: The densest other class at each image, as a place in ``ranker.classes_``; -1 where
             none is near.
+        claim: Its share of the densities of all classes there, in [0, 1].
         trust: Whether to believe the order.
     """
 
@@ -32,6 +33,7 @@ class Ranking:
     classes: Classes
     contrast: Floats
     rival: Places
+    claim: Floats
     trust: Trust
 
     @staticmethod
@@ -43,23 +45,25 @@ class Ranking:
         """
         ranker.fit(X, y)
         classes = Classes.of(X, y)
-        contrast, rival = np.empty(len(classes.codes)), np.empty(len(classes.codes), np.intp)
+        contrast, claim = np.empty((2, len(classes.codes)))
+        rival = np.empty(len(classes.codes), np.intp)
         for rows, found in zip(classes.rows, of_classes(classes), strict=True):
-            contrast[rows], rival[rows] = found
+            contrast[rows], rival[rows], claim[rows] = found
         judged = trust_of(classes.rows, contrast, ranker.subset_)
-        return Ranking(ranker, classes, contrast, rival, judged)
+        return Ranking(ranker, classes, contrast, rival, claim, judged)
 
     def suspects(self) -> list["Suspect"]:
         """Images whose label to look at, the most suspicious first.
 
-        Those where another class is denser than their own, with suspicion 1 − contrast, and the
+        Those where another class is denser than their own, with suspicion (1 + claim) / 2: an odd
+        image amid many classes is less suspicious than one that a single class claims. And the
         rest of the last subset, with half their rank as a share of the class, so below a half.
         """
         sizes = np.array([len(rows) for rows in self.classes.rows])[self.classes.codes]
         subset, rank = self.ranker.subset_, self.ranker.rank_
         torn = (self.contrast < 0.5) & (self.rival >= 0)
         stray = ~torn & (subset > 0) & (subset == self.ranker.n_subsets - 1)
-        score = np.where(torn, 1 - self.contrast, 0.5 * rank / sizes)
+        score = np.where(torn, 0.5 + 0.5 * self.claim, 0.5 * rank / sizes)
         rows = np.flatnonzero(torn | stray)
         rows = rows[np.argsort(-score[rows], kind="stable")]
         names = self.ranker.classes_
@@ -70,9 +74,9 @@ class Ranking:
             if torn[row]:
                 share = float(self.contrast[row])
                 times = (
-                    f"{(1 - share) / share:.1f} times as dense here" if share else "all there is"
+                    f"near it, `{rival}` is {(1 - share) / (share or 1):.1f} times as dense here"
                 )
-                reason = f"near it, `{rival}` is {times}"
+                reason = times if share else f"none of its class near it, most dense is `{rival}`"
             label = str(names[self.classes.codes[row]])
             found.append(Suspect(row, label, float(score[row]), rival, reason))
         return found
