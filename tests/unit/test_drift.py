@@ -1,5 +1,7 @@
 """Drift of stored rows: the newest copy of each image, its age, and what is said of it."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 import crossbatch as xb
 from crossbatch.memory import advise
+from crossbatch.training import MemoryConfig, RunFolder, TrainConfig, write_config
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,6 +50,21 @@ def test_advice_follows_the_drift():
     assert "lag behind" in advise([0.8, 0.6], [100.0, 300.0])
     assert "after 200 batches they have moved by d² = 0.70" in advise([0.8, 0.6], [100.0, 300.0])
     assert "say little" in advise([1.5], [50.0])
+    assert "momentum keys" in advise([1.5], [50.0])
+
+
+def test_advice_names_no_remedy_that_is_taken(tmp_path):
+    run, row = RunFolder(tmp_path), {"step": 1, "drift": 1.5, "drift_age": 50.0}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    for memory, named in (
+        (MemoryConfig(), False),
+        (MemoryConfig(momentum=0.0), True),
+        (MemoryConfig(proportion=0.0), True),
+        (MemoryConfig(objective="memory_alone"), True),
+    ):
+        write_config(TrainConfig("images.parquet", memory=memory), run.config)
+        assert ("momentum keys" in run.advice()) == named
+        assert "lower learning rate" in run.advice()
 
 
 def test_bad_input_is_named(unchecked_shapes):

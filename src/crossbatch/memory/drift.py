@@ -36,12 +36,13 @@ class Drift(NamedTuple):
     squared: Float[Tensor, " n"]
 
 
-def advise(squared: Sequence[float], ages: Sequence[float]) -> str | None:
+def advise(squared: Sequence[float], ages: Sequence[float], *, tamed: bool = False) -> str | None:
     """One sentence on what was measured, and what to do about it.
 
     Args:
         squared: Mean squared drift of some steps, such as those of the end of a run.
         ages: Mean ages of the same steps.
+        tamed: The memory holds slow keys, and its gradient is held in proportion, already.
 
     Returns:
         The sentence, or None where nothing was measured.
@@ -60,8 +61,8 @@ def advise(squared: Sequence[float], ages: Sequence[float]) -> str | None:
             f"Stored rows lag behind: {found}. That is well where momentum keys fill the memory; "
             "a lower learning rate makes them fresher."
         )
+    keep = "" if tamed else "momentum keys of 0.99 and a proportion of 1 keep it from harm, "
     return (
         f"Stored rows say little of the present: {found}, and unrelated rows are at 2. Compare "
-        "with a run without a memory; momentum keys of 0.99 and a proportion of 1 keep it from "
-        "harm, a lower learning rate makes rows fresher."
+        f"with a run without a memory; {keep}a lower learning rate makes rows fresher."
     )

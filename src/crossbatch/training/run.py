@@ -170,7 +170,13 @@ class RunFolder:
         """One sentence on the memory's drift over the last quarter of the log, if it has any."""
         rows = [row for row in self.rows("log.jsonl") if row.get("drift") is not None]
         last = rows[len(rows) * 3 // 4 :]
-        return advise([row["drift"] for row in last], [row["drift_age"] for row in last])
+        memory = read_config(self.config).memory
+        held = memory.proportion if memory.objective == "batch_and_memory" else 0.0
+        return advise(
+            [row["drift"] for row in last],
+            [row["drift_age"] for row in last],
+            tamed=memory.momentum >= 0.99 and 0 < held <= 1,
+        )
 
     def rewind(self, step: int) -> None:
         """Forget what the logs say of steps after ``step``: they will be taken again."""
