@@ -96,7 +96,14 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
         }
     if table == "batch":
         sizes = {p * 2: Budget(p, 2, budget.iterations, budget.rate) for p in (8, 16, 32, 64, 128)}
-        return {
+        fitted = {
+            f"batch 256, no memory, rate {rate:g}": (
+                KINDS["no memory"],
+                Budget(128, 2, 1000, rate),
+            )
+            for rate in (3e-4, 3e-3)
+        }
+        return fitted | {
             f"batch {size}, {how}": (KINDS[how], with_size)
             for size, with_size in sizes.items()
             for how in ("no memory", "keys, weight 1", "keys, proportion 1 (default)")
@@ -106,12 +113,21 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
             f"1,500 steps, {row}": (KINDS[row], replace(budget, iterations=1500))
             for row in ("no memory", "keys, proportion 1 (default)", "keys, weight 1", "paper")
         }
+    if table == "slow":  # a third of the rate, for pretrained weights
+        return {
+            f"1,000 steps at 1e-4, {row}": (
+                KINDS[row],
+                replace(budget, iterations=1000, rate=1e-4),
+            )
+            for row in ("no memory", "paper", "keys, weight 1", "keys, proportion 1 (default)")
+        }
     if table == "time":
         seconds = {"glyphs": 25.0, "emoji": 25.0, "tuned": 100.0, "head": 25.0}[name]
         timed = Budget(budget.classes, budget.instances, 0, budget.rate, seconds)
         chosen = ("no memory", "paper", "keys, proportion 1 (default)")
         return {f"{seconds:.0f} s, {row}": (KINDS[row], timed) for row in chosen}
-    raise SystemExit(f"tables: {', '.join((*fixed, 'small', 'ratio', 'batch', 'long', 'time'))}")
+    more = ("small", "ratio", "batch", "long", "slow", "time")
+    raise SystemExit(f"tables: {', '.join((*fixed, *more))}")
 
 
 def read() -> list[dict[str, object]]:
