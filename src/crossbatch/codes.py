@@ -11,8 +11,12 @@ exact similarity needs to be taken; where it does not, the exact one decides. So
 is exact, and only the work is not.
 """
 
-from typing import NamedTuple
+import functools
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +26,7 @@ ROUNDING = 1e-5
 """Of ‖a‖ ‖r‖, added to bounds: similarities in float32 differ by less between two ways."""
 
 _ROWS = 1 << 14  # encoded at a time, to need little room
+_GATHERED = 1 << 19  # numbers gathered at a time for exact similarities
 
 
 class Codes(NamedTuple):
@@ -37,12 +42,15 @@ class Codes(NamedTuple):
         return Codes(*(part[place] for part in self))
 
 
-def encode(embeddings: Float[Tensor, "T D"], *, shared_scale: bool = False) -> Codes:
+def encode(
+    embeddings: Float[Tensor, "T D"], *, shared_scale: bool = False, scale: float | None = None
+) -> Codes:
     """Round embeddings to eight bits.
 
     Args:
         embeddings: Any rows, any floating dtype.
         shared_scale: Give all rows the scale of the largest one, as anchors have.
+        scale: Give all rows this scale; numbers beyond 127 of it are cut to that.
 
     >>> codes = encode(torch.tensor([[0.6, -0.8]]))
     >>> codes.values
@@ -50,14 +58,102 @@ def encode(embeddings: Float[Tensor, "T D"], *, shared_scale: bool = False) -> C
     """
     if len(embeddings) > _ROWS and not shared_scale:
         starts = range(0, len(embeddings), _ROWS)
-        parts = [encode(embeddings[start : start + _ROWS]) for start in starts]
+        parts = [encode(embeddings[start : start + _ROWS], scale=scale) for start in starts]
         return Codes(*(torch.cat(part) for part in zip(*parts, strict=True)))
     x = embeddings.detach().float()
     top = x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x))
     if shared_scale and len(top):
         top = top.amax().expand(len(x))
-    scale = (top / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    rounded = torch.round(x / scale[:, None]).clamp_(-127, 127)
-    residual = (x - rounded * scale[:, None]).square().sum(dim=1).sqrt()
+    scales = (top / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    if scale is not None:
+        scales = torch.full_like(scales, scale)
+    rounded = torch.round(x / scales[:, None]).clamp_(-127, 127)
+    residual = (x - rounded * scales[:, None]).square().sum(dim=1).sqrt()
     norm = x.square().sum(dim=1).sqrt()
-    return Codes(rounded.to(torch.int8), scale, residual, norm)
+    return Codes(rounded.to(torch.int8), scales, residual, norm)
+
+
+def best_scale(embeddings: Float[Tensor, "T D"]) -> float:
+    """The one scale for all rows that leaves the least, cut or rounded, of a few scales tried."""
+    widest = float(embeddings.abs().amax()) / 127
+    tried = [max(widest / 1.25**n, torch.finfo(torch.float32).tiny) for n in range(12)]
+    return min(tried, key=lambda scale: _left(encode(embeddings, scale=scale)))
+
+
+def _left(codes: Codes) -> float:
+    return float(codes.residual.mean() + codes.residual.amax())
+
+
+@functools.cache
+def multiplies() -> bool:
+    """Whether this build of torch multiplies eight-bit integers, and right."""
+    a, b = torch.tensor([[127, -3]]).to(torch.int8), torch.tensor([[127], [5]]).to(torch.int8)
+    try:
+        return int(torch._int_mm(a, b)) == 127 * 127 - 15  # pyright: ignore
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def similarities(
+    rows: Float[Tensor, "T D"],
+    others: Float[Tensor, "B D"],
+    pairs: tuple[np.ndarray, np.ndarray],
+    *,
+    room: Float[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """⟨r_i, o_j⟩ of a list of pairs, ascending by row: each row is read once.
+
+    Args:
+        rows: Of any floating dtype.
+        others: The dtype of what is returned.
+        pairs: Places in both, each of shape (n,), ascending by the first.
+        room: Overwritten, on the CPU, of the dtype of ``others``; the result may be a view of it.
+    """
+    row, other = pairs
+    if not (len(row) and rows.dtype == others.dtype and _samples()):
+        return _gathered(rows, others, pairs)
+    starts = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=len(rows)), out=starts[1:])
+    pattern = torch.sparse_csr_tensor(  # pyright: ignore
+        torch.as_tensor(starts),
+        torch.as_tensor(other),
+        room.zero_(),
+        (len(rows), len(others)),
+        check_invariants=False,
+    )
+    return _sampled(pattern, rows.detach(), others.T).values()
+
+
+def _gathered(
+    rows: Float[Tensor, "T D"],
+    others: Float[Tensor, "B D"],
+    pairs: tuple[np.ndarray, np.ndarray],
+) -> Float[Tensor, " n"]:
+    """The same, four times slower, on every machine and for every precision."""
+    first, second = (torch.as_tensor(places) for places in pairs)
+    sim = others.new_empty(len(first))
+    step = max(_GATHERED // others.shape[1], 1)
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        some = rows.index_select(0, first[part]).to(others.dtype)
+        torch.sum(some.mul_(others.index_select(0, second[part])), dim=1, out=sim[part])
+    return sim
+
+
+def _sampled(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The entries of a product that a sparse matrix has."""
+    take = cast("Callable[..., Tensor]", torch.sparse.sampled_addmm)  # pyright: ignore
+    return take(pattern, left, right, beta=0.0)
+
+
+@functools.cache
+def _samples() -> bool:
+    """Whether this build of torch takes single entries of a product."""
+    one = torch.ones(1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sparse tensors are young, said once
+        try:
+            pattern = one.to_sparse_csr()
+            return float(_sampled(pattern, one, one).values()) == 1
+        except RuntimeError:
+            return False

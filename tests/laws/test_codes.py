@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
-from crossbatch.codes import ROUNDING, encode
-from crossbatch.engine import plain
+from crossbatch import codes as module
+from crossbatch.codes import ROUNDING, encode, similarities
 
 
 @settings(max_examples=100, deadline=None)
@@ -47,15 +47,23 @@ def test_many_rows_are_encoded_in_parts():
         assert torch.equal(whole[17_000:], part)
 
 
+def test_numbers_beyond_a_given_scale_are_cut_and_counted():
+    r = torch.tensor([[3.0, 0.4, -0.4]]).expand(20_000, 3)
+    codes = encode(r, scale=1 / 127)
+    assert codes.values.unique(dim=0).tolist() == [[127, 51, -51]]
+    off = r - codes.values * codes.scale[:, None]
+    torch.testing.assert_close(codes.residual, off.norm(dim=1))
+    assert codes.residual.min() > 2
+
+
 def test_single_similarities_are_taken_alike_two_ways():
     x, r = torch.randn(6, 33), torch.randn(50, 33)
     column, anchor = np.nonzero(np.random.default_rng(0).random((50, 6)) < 0.2)
     wanted = (x @ r.T)[anchor, column]
-    gathered = plain._gathered_similarities(x, torch.tensor(anchor), r, torch.tensor(column))
-    torch.testing.assert_close(gathered, wanted)
+    torch.testing.assert_close(module._gathered(r, x, (column, anchor)), wanted)
     room = torch.full((len(anchor),), torch.nan)
-    torch.testing.assert_close(plain._similarities(x, anchor, r, column, room), wanted)
-    assert plain._similarities(x, anchor[:0], r, column[:0], room[:0]).shape == (0,)
+    torch.testing.assert_close(similarities(r, x, (column, anchor), room=room), wanted)
+    assert similarities(r, x, (column[:0], anchor[:0]), room=room[:0]).shape == (0,)
 
 
 def test_the_room_of_a_sweep_outlives_it():

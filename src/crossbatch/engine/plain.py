@@ -12,18 +12,15 @@ of a second-level cache; a tile is several blocks, whose surviving pairs are han
 On a CPU numpy compares and searches three times faster than torch; hence its use below.
 """
 
-import functools
 import threading
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch._shapes import Float
-from crossbatch.codes import ROUNDING, Codes, encode
+from crossbatch.codes import ROUNDING, Codes, encode, multiplies, similarities
 from crossbatch.engine.fused import fits, fused_sums
 from crossbatch.engine.pairs import Split, above, as_tensor, places_of
 from crossbatch.engine.push import Block, Bound, Pairs, Push
@@ -37,7 +34,6 @@ _SPARSE_BELOW = 0.03
 _PROBE = 1 << 12  # similarities that tell the share
 _WORTH_CODES = 4096  # references
 _DENSE_BLOCKS = 4  # that the dense path takes at once on a CPU: float32 products gain by it
-_GATHERED = 1 << 19  # numbers gathered at a time for exact similarities
 
 
 class _Room:
@@ -117,7 +113,7 @@ class PlainSweep:
         path = self._forced
         if path is None:
             path = self._cheapest(tile)
-        if path == "screened" and not (self._cpu and _screens() and self._encoded(tile)):
+        if path == "screened" and not (self._cpu and multiplies() and self._encoded(tile)):
             return "sparse"
         return path
 
@@ -210,7 +206,7 @@ class PlainSweep:
             passing.index_fill_(0, as_tensor(mixed), False)
         column, anchor = np.divmod(places_of(passing).numpy(), anchors)
         room = self._room.matrix((1, len(anchor)), self._x)[0]
-        sim = _similarities(self._x, anchor, tile.embeddings, column, room)
+        sim = similarities(tile.embeddings, self._x, (column, anchor), room=room)
         return Pairs(*self._passing(anchor, column, sim), tile.embeddings)
 
     def _passing(
@@ -250,67 +246,3 @@ def _coordinates(passing: Tensor, mixed: np.ndarray) -> tuple[Tensor, Tensor, Te
     flat = places_of(passing)
     anchor = flat.div(passing.shape[1], rounding_mode="floor")
     return anchor, flat - anchor * passing.shape[1], flat
-
-
-def _similarities(
-    x: Float[Tensor, "B D"],
-    anchor: np.ndarray,
-    references: Float[Tensor, "T D"],
-    column: np.ndarray,
-    room: Float[Tensor, " n"],
-) -> Float[Tensor, " n"]:
-    """⟨a_i, r_j⟩ of a list of pairs, ascending by reference: each is read once."""
-    if not (len(anchor) and references.dtype == x.dtype and _samples()):
-        return _gathered_similarities(x, as_tensor(anchor), references, as_tensor(column))
-    starts = np.zeros(len(references) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(column, minlength=len(references)), out=starts[1:])
-    pattern = torch.sparse_csr_tensor(  # pyright: ignore
-        as_tensor(starts),
-        as_tensor(anchor),
-        room.zero_(),
-        (len(references), len(x)),
-        check_invariants=False,
-    )
-    return _sampled(pattern, references.detach(), x.T).values()
-
-
-def _gathered_similarities(
-    x: Float[Tensor, "B D"], anchor: Tensor, references: Tensor, column: Tensor
-) -> Float[Tensor, " n"]:
-    """The same, four times slower, on every machine and for every precision."""
-    sim = x.new_empty(len(anchor))
-    step = max(_GATHERED // x.shape[1], 1)
-    for start in range(0, len(anchor), step):
-        part = slice(start, start + step)
-        rows = references.index_select(0, column[part]).to(x.dtype)
-        torch.sum(rows.mul_(x.index_select(0, anchor[part])), dim=1, out=sim[part])
-    return sim
-
-
-def _sampled(pattern: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The entries of a product that a sparse matrix has."""
-    take = cast("Callable[..., Tensor]", torch.sparse.sampled_addmm)  # pyright: ignore
-    return take(pattern, left, right, beta=0.0)
-
-
-@functools.cache
-def _screens() -> bool:
-    """Whether this build of torch multiplies integers, and right."""
-    a, b = torch.tensor([[127, -3]]).to(torch.int8), torch.tensor([[127], [5]]).to(torch.int8)
-    try:
-        return int(torch._int_mm(a, b)) == 127 * 127 - 15  # pyright: ignore
-    except (AttributeError, RuntimeError):
-        return False
-
-
-@functools.cache
-def _samples() -> bool:
-    """Whether this build of torch takes single entries of a product."""
-    one = torch.ones(1, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that sparse tensors are young, said once
-        try:
-            pattern = one.to_sparse_csr()
-            return float(_sampled(pattern, one, one).values()) == 1
-        except RuntimeError:
-            return False
