@@ -85,9 +85,14 @@ def several_classes(side):
 
 
 @contextlib.contextmanager
-def small_tiles(width, entries, passes, records, kept):
-    """Every limit so small that these few images have several tiles, parts and sorts."""
+def small_tiles(width, entries, passes, records, kept, screens):
+    """Every limit so small that these few images have several tiles, parts and sorts.
+
+    ``screens`` is None for no codes, else the share of the gallery that may pass them.
+    """
     with (
+        mock.patch.object(_near, "worth", return_value=screens is not None),
+        mock.patch.multiple(_near, FEW=screens, MOST=0),
         mock.patch.multiple(retrieval, WIDTH=width, ENTRIES={"cpu": entries}, PASSES=passes),
         mock.patch.multiple(retrieval, QUOTA=1 + width, KEPT=kept),
         mock.patch.multiple(_near, ROWS=1 + passes % 3, WIDTH=width, RECORDS=records, SAMPLE=1),
@@ -103,6 +108,7 @@ tiles = st.builds(
     st.sampled_from([0, 1, 48]),
     st.sampled_from([0, 3, 1000]),
     st.sampled_from([6, 40, 1000]),
+    st.sampled_from([None, 0, 0.3, 1]),
 )
 depths = st.sampled_from([1, 2, 3])
 some_cameras = st.none() | st.lists(st.sampled_from(["x", "y", None]), min_size=14, max_size=14)
@@ -208,6 +214,35 @@ def test_large_against_argsort(classes, relevant):
         result.per_query["MAP@R"], (precision * right)[:, :relevant].sum(axis=1) / relevant, 1e-2
     )
     assert result.metrics["R@10"] == pytest.approx(right[:, :10].any(axis=1).mean())
+
+
+@pytest.mark.parametrize("few", [1 / 128, 1 / 1000])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", ["round", "spiky", "copies"])
+def test_what_is_screened_is_found_alike(kind, apart, few):
+    """With codes or without, every rank is the same one, also of queries that are not screened."""
+    rng = np.random.default_rng(2)
+    labels = rng.permutation(np.repeat(np.arange(1100), rng.integers(1, 9, 1100)))
+    x = rng.standard_normal((1100, 96))[labels] + 1.4 * rng.standard_normal((len(labels), 96))
+    x = x**3 if kind == "spiky" else x
+    if kind == "copies":
+        x[1::3] = x[::3][: len(x[1::3])]
+    x, asked = x.astype(np.float32), slice(0, 900) if apart else slice(None)
+    gallery = Gallery(x[400:], labels[400:], np.arange(400, len(x))) if apart else None
+
+    def found(screens):
+        with mock.patch.multiple(_near, worth=lambda *_: screens, FEW=few, MOST=0.01):
+            names = ["MRR", "R-precision", "MAP@R"]
+            return [
+                evaluate(x[asked], labels[asked], gallery=gallery, metrics=some, neighbours=k)
+                for some, k in ((names[:1], 0), (names, 0), (names[:1], 3))
+            ]
+
+    for screened, whole in zip(found(True), found(False), strict=True):
+        for name, scores in whole.per_query.items():
+            np.testing.assert_array_equal(screened.per_query[name], scores, err_msg=name)
+        np.testing.assert_allclose(screened.similarities, whole.similarities, atol=1e-6)
+        assert screened.neighbours.shape == whole.neighbours.shape
 
 
 def test_hand_computed_angles():

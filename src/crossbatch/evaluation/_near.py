@@ -16,6 +16,7 @@ For a CPU. Cost: Q · G · D multiplications, half of them among the images them
 O(Σ m) beside the embeddings.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,12 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch.codes import ROUNDING
+from crossbatch.evaluation._screen import Screen, worth
+
 Array = np.ndarray[Any, Any]
 
 # A column of flags is summed in a byte, and so is each byte of a row of words.
 ROWS, WIDTH = 240, 2040
 SAMPLE, GROUPS = 1024, 32  # columns of the sample, and the fewest groups of them
 RECORDS = 2**21  # that gather before they are sorted
+# Pairs that a screen lets through, as a share of the gallery: of a query that it serves, at most;
+# and the share of queries that it serves, at least.
+FEW, MOST = 1 / 128, 0.75
+_HIDDEN = 2**31 - 1
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -45,6 +53,10 @@ class Wanted(NamedTuple):
     floor: Array
     quota: Array
 
+    def take(self, queries: Array) -> "Wanted":
+        """Some of the queries."""
+        return Wanted(*(field[queries] for field in self))
+
 
 class Found(NamedTuple):
     """What was found.
@@ -60,6 +72,15 @@ class Found(NamedTuple):
     start: Array
     values: Array
     places: Array
+
+    def put(self, queries: Array, found: "Found") -> None:
+        """Write what was found for some queries alone to their places."""
+        self.reached[queries] = found.reached
+        quota = np.diff(found.start)
+        at = np.arange(len(found.values)) + np.repeat(
+            self.start[queries] - found.start[:-1], quota
+        )
+        self.values[at], self.places[at] = found.values, found.places
 
 
 class _Side(NamedTuple):
@@ -86,10 +107,25 @@ def near(
     """
     asked = _Side(queries, query_labels.numpy())
     held = asked if gallery is queries else _Side(gallery, gallery_labels.numpy())
-    keeps = _Keeps(wanted, _bounds(asked, held, wanted))
-    pairs = _half(len(queries)) if held is asked else _all(len(queries), len(gallery))
+    screen = Screen(queries, gallery) if worth(queries, gallery) else None
+    sampled = _sampled(asked, held, wanted, screen)
+    keeps = _Keeps(wanted, sampled.bounds)
+    if screen is None or sampled.few.mean() < MOST:
+        return _whole(asked, held, keeps)
+    keeps.leave(~sampled.few)
+    found = _screened(asked, held, keeps, screen)
+    rest = np.flatnonzero(~sampled.few)
+    if len(rest):
+        at = torch.from_numpy(rest)
+        some = _Side(queries[at], asked.labels[rest])
+        found.put(rest, _whole(some, held, _Keeps(wanted.take(rest), sampled.bounds[rest])))
+    return found
+
+
+def _whole(asked: _Side, held: _Side, keeps: "_Keeps") -> Found:
+    """Every similarity in float32."""
     tiles = np.empty(ROWS * max(ROWS, WIDTH), np.float32)
-    for rows, columns in pairs:
+    for rows, columns in _tiles(asked, held):
         tile = _negatives(asked, held, rows, columns, tiles)
         if tile is None:
             continue
@@ -97,6 +133,30 @@ def near(
         if held is asked and rows.start != columns.start:
             keeps.add_columns(tile, rows, columns)
     return keeps.found()
+
+
+def _screened(asked: _Side, held: _Side, keeps: "_Keeps", screen: Screen) -> Found:
+    """Those alone that may reach what is asked for."""
+    tiles = torch.empty(ROWS * max(ROWS, WIDTH), dtype=torch.int32)
+    flags = np.empty(ROWS * (max(ROWS, WIDTH) + 7), np.bool_)
+    for rows, columns in _tiles(asked, held):
+        tile = screen.products(rows, columns, tiles)
+        _hide(tile, asked.labels[rows], held.labels[columns], -_HIDDEN)
+        least = screen.least(keeps.level(rows), rows, columns)
+        at = _places(_reaching(tile, least[:, None], flags))
+        values = screen.exact(rows, columns, at)
+        keeps.add_pairs(at[0] + rows.start, at[1] + columns.start, values)
+        if held is asked and rows.start != columns.start:
+            least = screen.least_of_columns(keeps.level(columns), rows, columns)
+            at = _places(_reaching(tile, least, flags))
+            values = screen.exact(rows, columns, at)
+            keeps.add_pairs(at[1] + columns.start, at[0] + rows.start, values)
+    return keeps.found()
+
+
+def _tiles(asked: _Side, held: _Side) -> Iterator[tuple[slice, slice]]:
+    images = len(asked.labels)
+    return _half(images) if held is asked else _all(images, len(held.labels))
 
 
 def _all(queries: int, gallery: int) -> Iterator[tuple[slice, slice]]:
@@ -123,42 +183,66 @@ def _negatives(
 ) -> Array | None:
     """Similarities of some pairs, -inf where both have one label; None if all have."""
     ours, theirs = asked.labels[rows], held.labels[columns]
-    if ours[0] == ours[-1] == theirs[0] == theirs[-1]:
-        return None
     shape = (len(ours), len(theirs))
     tile = tiles[: shape[0] * shape[1]].reshape(shape)
+    if ours[0] == ours[-1] == theirs[0] == theirs[-1]:
+        return None
     torch.mm(asked.embeddings[rows], held.embeddings[columns].T, out=torch.from_numpy(tile))
+    _hide(tile, ours, theirs, -np.inf)
+    return tile
+
+
+def _hide(tile: Array, ours: Array, theirs: Array, by: float) -> None:
+    """Overwrite pairs of one label."""
     first = int(np.searchsorted(theirs, ours[0]))
     last = int(np.searchsorted(theirs, ours[-1], side="right"))
     if first < last:
         part = tile[:, first:last]
-        np.copyto(part, -np.inf, where=ours[:, None] == theirs[None, first:last])
-    return tile
+        np.copyto(part, tile.dtype.type(by), where=ours[:, None] == theirs[None, first:last])
 
 
-def _bounds(asked: _Side, held: _Side, wanted: Wanted) -> Array:
-    """For each query a bound that its m-th nearest negative reaches, from a sample of them."""
+class _Sampled(NamedTuple):
+    """What some of the gallery tells of each query.
+
+    Attributes:
+        bounds: What its m-th nearest negative reaches at least.
+        few: Whether a screen will let few pairs through, as far as one can tell.
+    """
+
+    bounds: Array
+    few: Array
+
+
+def _sampled(asked: _Side, held: _Side, wanted: Wanted, screen: Screen | None) -> _Sampled:
     bounds = np.maximum(wanted.floor, np.float32(_LOWEST))
+    few = np.ones(len(bounds), bool)
     most = int(wanted.quota.max(initial=0))
-    if most == 0:
-        return bounds
-    groups = max(GROUPS, 1 << (8 * most - 1).bit_length())
-    size = groups * max(1, SAMPLE // groups)
-    if size >= len(held.labels):
-        return bounds
-    chosen = np.linspace(0, len(held.labels) - 1, size).astype(np.int64)
+    groups = max(GROUPS, 1 << (8 * most - 1).bit_length()) if most else 1
+    size, images = groups * max(1, SAMPLE // groups), len(held.labels)
+    if size >= images or (most == 0 and screen is None):
+        return _Sampled(bounds, few)
+    chosen = np.linspace(0, images - 1, size).astype(np.int64)
     sample = _Side(held.embeddings[torch.from_numpy(chosen)], held.labels[chosen])
+    error = None if screen is None else screen.error()
     tiles = np.empty(ROWS * size, np.float32)
     for top in range(0, len(asked.labels), ROWS):
         rows = _slice(top, ROWS, len(asked.labels))
         tile = _negatives(asked, sample, rows, slice(0, size), tiles)
         if tile is None:
             continue
-        best = tile.reshape(len(tile), -1, groups).max(axis=1)
-        best.sort(axis=1)
-        reached = best[np.arange(len(best)), groups - np.maximum(wanted.quota[rows], 1)]
-        np.maximum(bounds[rows], reached, out=bounds[rows])
-    return bounds
+        if most:
+            best = tile.reshape(len(tile), -1, groups).max(axis=1)
+            best.sort(axis=1)
+            reached = best[np.arange(len(best)), groups - np.maximum(wanted.quota[rows], 1)]
+            np.maximum(bounds[rows], reached - np.float32(ROUNDING), out=bounds[rows])
+        if error is not None:
+            threshold, bound = wanted.threshold[rows], bounds[rows]
+            passing = (tile >= (np.minimum(threshold, bound) - error[rows])[:, None]).sum(axis=1)
+            # Of a sample pass as many as of all, if the bound stays; if it rises with what is
+            # seen, the g-th image passes with the chance of the sample times size / g.
+            rising = passing * (1 + math.log(images / size)) / images
+            few[rows] = np.where(threshold < bound, passing / size, rising) <= FEW
+    return _Sampled(bounds, few)
 
 
 class _Keeps:
@@ -190,6 +274,22 @@ class _Keeps:
         if self.keeping:
             i, j = _places(self._reaching(tile, self.bounds[columns]))
             self._put_by(j + columns.start, i + rows.start, tile[i, j])
+
+    def leave(self, queries: Array) -> None:
+        """Count and keep nothing for some queries, given as flags."""
+        self.threshold = np.where(queries, np.float32(np.inf), self.threshold)
+        self.bounds = np.where(queries, np.float32(np.inf), self.bounds)
+
+    def level(self, queries: slice) -> Array:
+        """Below which a negative is of no use."""
+        return np.minimum(self.threshold[queries], self.bounds[queries])
+
+    def add_pairs(self, queries: Array, places: Array, values: Array) -> None:
+        """Take some pairs, among them all that reach the level."""
+        np.add.at(self.counts, queries[values >= self.threshold[queries]], 1)
+        if self.keeping:
+            kept = values >= self.bounds[queries]
+            self._put_by(queries[kept], places[kept], values[kept])
 
     def found(self) -> Found:
         self._sort()
