@@ -9,11 +9,21 @@ import torch
 from PIL import Image
 
 from crossbatch._torchvision import import_torchvision
-from crossbatch.data import transforms
+from crossbatch.data import _decode, transforms
 from crossbatch.data._decode import Part, decode, decode_part
 from crossbatch.data.transforms import Seeded, eval_transform, seeded, train_transform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(autouse=True, params=["simplejpeg", "pillow"])
+def decoder(request, monkeypatch):
+    """Every test here holds with and without simplejpeg."""
+    if request.param == "pillow":
+        monkeypatch.setattr(_decode, "_simplejpeg", lambda: None)
+    else:
+        pytest.importorskip("simplejpeg")
+    return request.param
 
 
 def texture(width, height, seed=0):
@@ -85,23 +95,50 @@ def test_drafted_parts_are_what_the_whole_picture_shows(part, side, scale, orien
     width, height = (901, 1203) if orientation == 6 else (1203, 901)
     content = saved(texture(width, height), quality=95, exif=exif)
     drafted = decode_part(content, lambda *_: part, side=side)
-    assert drafted.size == (
-        (side, side) if scale > 1 else (part.right - part.left, part.bottom - part.top)
-    )
+    height, width = part.bottom - part.top, part.right - part.left
+    assert drafted.shape == ((side, side, 3) if scale > 1 else (height, width, 3))
     whole = decode(content).crop(part).resize((side, side), Image.Resampling.BICUBIC)
-    small = drafted.resize((side, side), Image.Resampling.BICUBIC)
+    small = Image.fromarray(drafted).resize((side, side), Image.Resampling.BICUBIC)
     difference = np.abs(pixels(small) - pixels(whole))
     assert difference.mean() < 2.5, "of 255"
 
 
-def test_a_draft_costs_a_fraction(monkeypatch):
+def test_a_draft_costs_a_fraction(monkeypatch, decoder):
     sizes = []
-    original = Image.Image.crop
-    monkeypatch.setattr(Image.Image, "crop", lambda i, b: sizes.append(i.size) or original(i, b))
+    if decoder == "simplejpeg":
+        jpeg = _decode._jpeg_pixels
+        watched = ("_jpeg_pixels", lambda *a: sizes.append((p := jpeg(*a)).shape[1::-1]) or p)
+        monkeypatch.setattr(_decode, *watched)
+    else:
+        crop = Image.Image.crop
+        monkeypatch.setattr(Image.Image, "crop", lambda i, b: sizes.append(i.size) or crop(i, b))
     content = saved(texture(1600, 1200))
     decode_part(content, lambda w, h: Part(0, 0, w, h), side=140)
     decode_part(content, lambda w, h: Part(0, 0, w, 139), side=140)
     assert sizes == [(200, 150), (1600, 1200)]
+
+
+@pytest.mark.parametrize("part", [Part(0, 0, 333, 250), Part(0, 0, 60, 70), Part(9, 8, 330, 250)])
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK", "progressive", "sideways", "more", "no end"])
+def test_pixels_are_those_of_pillow(monkeypatch, kind, part):
+    image = texture(333, 251).convert(kind if kind in ("L", "CMYK") else "RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6 if kind == "sideways" else 1
+    content = saved(image, quality=85, progressive=kind == "progressive", exif=exif)
+    content += b"more" * (kind == "more")
+    content = content[:-2] if kind == "no end" else content
+    if kind == "sideways":
+        part = Part(*(part[i] for i in (1, 0, 3, 2)))
+
+    def read():
+        try:
+            return decode_part(content, lambda *_: part, side=60)
+        except OSError as error:
+            return str(error)
+
+    found = read()
+    monkeypatch.setattr(_decode, "_simplejpeg", lambda: None)
+    np.testing.assert_array_equal(found, read())
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp", "tiff"])

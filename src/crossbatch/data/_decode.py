@@ -3,9 +3,13 @@
 Transparency is laid on white, 16-bit grey is scaled (not clipped) to 8 bits, CMYK is converted,
 the EXIF orientation is applied, and of an animation the first frame is taken. JPEG files are
 decoded at 1/2, 1/4 or 1/8 of their size where that is enough (Pillow's draft mode), which costs a
-fraction of the time.
+fraction of the time. Where simplejpeg is installed it decodes parts of JPEG files: the same pixels
+by the same libjpeg-turbo, without the way through Pillow's own memory. What it refuses is left to
+Pillow, so that no file is broken that Pillow reads.
 """
 
+import functools
+import importlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -69,7 +73,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def decode_part(
     source: Path | bytes, choose: Callable[[int, int], Part], *, side: int
-) -> Image.Image:
+) -> np.ndarray:
     """Decode a part that is chosen when the size is known, at the smallest scale that is enough.
 
     Args:
@@ -78,14 +82,15 @@ def decode_part(
         side: What the part will be resized to, as a square, in pixels.
 
     Returns:
-        The part, pixel by pixel; or, where the file is a JPEG and the part has 2, 4 or 8 times
-        ``side`` pixels in both directions, the part resized (bicubic) to that square from a
-        picture decoded at 1/2, 1/4 or 1/8.
+        ``(height, width, 3)`` uint8, writable: the part, pixel by pixel; or, where the file is a
+        JPEG and the part has 2, 4 or 8 times ``side`` pixels in both directions, the part resized
+        (bicubic) to that square from a picture decoded at 1/2, 1/4 or 1/8.
 
     Raises:
         OSError: As `decode`.
     """
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    with Image.open(BytesIO(content)) as image:
         if image.format not in _DRAFTED:
             image.load()  # first: what else breaks on a truncated file is passed over
         orientation = _orientation(image) or 0
@@ -93,15 +98,45 @@ def decode_part(
         upright = choose(*((height, width) if orientation in _SIDEWAYS else (width, height)))
         part = _stored(upright, orientation, width, height)
         shorter = min(part.right - part.left, part.bottom - part.top)
-        scale = next((s for s in _SCALES if shorter >= s * side), 1)
-        if scale > 1 and image.draft(None, (width // scale, height // scale)):
-            picture = _resized(image, part, scale, side)
-        else:
-            picture = image.crop(part)
-            if picture.mode != "RGB" or "transparency" in picture.info:
-                picture = _rgb(picture)
+        enough = (s for s in _SCALES if shorter >= s * side and image.format in _DRAFTED)
+        scale = next(enough, 1)
+        pixels = _pixels(content, image, part, scale=scale, side=side)
     turn = _UPRIGHT.get(orientation)
-    return picture if turn is None else picture.transpose(turn)
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def _pixels(
+    content: bytes, image: Image.Image, part: Part, *, scale: int, side: int
+) -> np.ndarray:
+    """A part of the picture as it is stored; resized, where 1/scale is decoded."""
+    found = _jpeg_pixels(content, image, scale)
+    if found is None:
+        if scale > 1 and not image.draft(None, (image.width // scale, image.height // scale)):
+            scale = 1
+        return np.array(_cut(image, part, scale, side))
+    if scale == 1:
+        return np.ascontiguousarray(found[part.top : part.bottom, part.left : part.right])
+    return np.array(_cut(Image.fromarray(found), part, scale, side))
+
+
+def _jpeg_pixels(content: bytes, image: Image.Image, scale: int) -> np.ndarray | None:
+    """A JPEG at 1/scale, ``(height, width, 3)`` uint8; None where Pillow has to do it."""
+    decode_jpeg = _simplejpeg()
+    if decode_jpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    least = {"min_width": -(-image.width // scale), "min_height": -(-image.height // scale)}
+    try:
+        return decode_jpeg(content, **least, min_factor=scale)
+    except ValueError:  # it is stricter than Pillow, who then says whether the file is whole
+        return None
+
+
+@functools.cache
+def _simplejpeg() -> Callable[..., np.ndarray] | None:
+    try:
+        return importlib.import_module("simplejpeg").decode_jpeg
+    except ImportError:
+        return None
 
 
 def _stored(part: Part, orientation: int, width: int, height: int) -> Part:
@@ -116,8 +151,12 @@ def _stored(part: Part, orientation: int, width: int, height: int) -> Part:
     return Part(left, top, right, bottom)
 
 
-def _resized(image: Image.Image, part: Part, scale: int, side: int) -> Image.Image:
-    """A part, given in pixels of the full size, of a picture decoded at 1/scale."""
+def _cut(image: Image.Image, part: Part, scale: int, side: int) -> Image.Image:
+    """A part, given in pixels of the full size, of a picture decoded at 1/scale, in RGB."""
+    if scale == 1:
+        picture = image.crop(part)
+        plain = picture.mode == "RGB" and "transparency" not in picture.info
+        return picture if plain else _rgb(picture)
     left, top, right, bottom = part
     outer = (left // scale, top // scale, -(-right // scale), -(-bottom // scale))
     x, y = outer[:2]

@@ -85,7 +85,7 @@ class Pipeline:
             part, mirrored = self.choose(width, height)
             return part
 
-        return self._seen(np.array(decode_part(source, part, side=self.side)), mirrored)
+        return self._seen(decode_part(source, part, side=self.side), mirrored)
 
     def see(self, pixels: np.ndarray) -> Tensor:
         """Decoded pixels, ``(height, width, 3)`` uint8, of which only the part is touched.
