@@ -1,34 +1,29 @@
 """Batches of P classes × K images, as one endless stream that any rank can enter at any place.
 
-An epoch is one shuffle of all classes. A batch goes along it and takes min(K, size) distinct
-images of each class until it holds P·K rows. A class with fewer than K images gives all it has,
-and further classes fill the batch; the last class is cut to fit. So every batch has exactly P·K
-rows, no image stands twice in it, and no class comes twice. The last batch of an epoch is filled
-from the start of the same shuffle, so that every class is visited in every epoch.
+A batch draws its classes anew, each as likely as any other, and takes min(K, size) distinct images
+of each until it holds P·K rows. A class with fewer than K images gives all it has, and further
+classes fill the batch; the last class is cut to fit. So every batch has exactly P·K rows, no image
+stands twice in it, and no class comes twice.
+
+Epochs in which every class comes once would be fairer, and hurt: a class that has just been seen
+would be sure not to come, which proxies and classifiers learn (docs/log/2026-11-26-samplers.md).
 
 A class with one image has no positive in any batch: it serves as a negative (and meets its own
 past in a memory, where an image is never its own positive).
 
-Batch k of epoch e is a function of (seed, e, k) alone, drawn by a generator made for it: nothing
-but three integers need be kept to go on, and rank r of W takes batches r, r + W, r + 2W, ... of
-the one stream. Which K images of a class are taken is drawn by R. W. Floyd's method (Bentley and
-Floyd 1987, "A sample of brilliance"), uniformly over the subsets of size K.
+Batch k is a function of (seed, k) alone, drawn by a generator made for it: nothing but two
+integers need be kept to go on, and rank r of W takes batches r, r + W, r + 2W, ... of the one
+stream. Which K images of a class are taken is drawn by R. W. Floyd's method (Bentley and Floyd
+1987, "A sample of brilliance"), uniformly over the subsets of size K.
 """
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 
 from crossbatch.errors import CrossbatchError, expected
-
-
-class _Epoch(NamedTuple):
-    number: int
-    order: np.ndarray  # the shuffled classes, twice in a row: the wrap needs no case of its own
-    takes: np.ndarray  # how many images each of them gives
-    starts: list[int]  # where each batch begins in `order`, and where the next would
 
 
 class PKSampler:
@@ -49,7 +44,7 @@ class PKSampler:
             classes together cannot fill a batch.
 
     Cost:
-        16 N bytes, about 0.1 ms for a batch, and O(C log C) at the start of an epoch of C classes.
+        16 N bytes, and about 0.1 ms for a batch.
 
     >>> sampler = PKSampler([0, 0, 1, 1, 2, 2], classes=2, instances=2, seed=0)
     >>> len(next(sampler))
@@ -77,7 +72,6 @@ class PKSampler:
         self._check_capacity(least)
         content = hashlib.sha256(self._sizes.tobytes() + self._rows.tobytes())
         self._digest = int.from_bytes(content.digest()[:6])
-        self._epoch = self._plan(0)
         self._batch = 0
 
     @property
@@ -90,19 +84,18 @@ class PKSampler:
 
     def __next__(self) -> np.ndarray:
         """The next batch of this rank, ``(P·K,)`` int64. Afterwards all ranks stand alike."""
-        self._skip(self.rank)
-        rows = self._draw(self._epoch, self._batch)
-        self._skip(self.world - self.rank)
+        rows = self._draw(self._batch + self.rank)
+        self._batch += self.world
         return rows
 
     def skip(self, batches: int) -> None:
         """Pass over batches of the whole stream (of all ranks) without drawing them."""
         _check_at_least("batches", batches, 0)
-        self._skip(batches)
+        self._batch += batches
 
     def state_dict(self) -> dict[str, int]:
         """The place in the stream, the same on every rank, and what the stream is made of."""
-        return {"epoch": self._epoch.number, "batch": self._batch, **self._identity()}
+        return {"place": self._batch, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to the place that `state_dict` told. The number of ranks may differ.
@@ -116,11 +109,11 @@ class PKSampler:
                 remedy = "Resume with the manifest and the settings that the state comes from."
                 wanted = f"the state of a sampler with {what}"
                 raise CrossbatchError(expected(wanted, state.get(name), remedy))
-        epoch = self._plan(state["epoch"])
-        if not 0 <= state["batch"] < len(epoch.starts):
-            wanted = f"`batch` below {len(epoch.starts)} in the state of a sampler"
-            raise CrossbatchError(expected(wanted, state["batch"], "Use an unaltered state."))
-        self._epoch, self._batch = epoch, state["batch"]
+        place = state.get("place", -1)
+        if place < 0:
+            wanted = "a `place` of 0 or more in the state of a sampler"
+            raise CrossbatchError(expected(wanted, place, "Use an unaltered state."))
+        self._batch = place
 
     def _identity(self) -> dict[str, int]:
         return {
@@ -130,33 +123,15 @@ class PKSampler:
             "data": self._digest,
         }
 
-    def _skip(self, batches: int) -> None:
-        self._batch += batches
-        while self._batch >= len(self._epoch.starts):
-            self._batch -= len(self._epoch.starts)
-            self._epoch = self._plan(self._epoch.number + 1)
-
-    def _plan(self, number: int) -> _Epoch:
-        order = np.random.default_rng([self.seed, number, 0]).permutation(len(self._sizes))
-        order = np.concatenate([order, order])
-        takes = self._takes[order]
-        ends = np.cumsum(takes)
-        full = (ends - takes)[: len(self._sizes)] + self.batch_size
-        follow = (np.searchsorted(ends, full) + 1).tolist()
-        starts = [0]
-        while (start := follow[starts[-1]]) < len(self._sizes):
-            starts.append(start)
-        return _Epoch(number, order, takes, starts)
-
-    def _draw(self, epoch: _Epoch, batch: int) -> np.ndarray:
-        start = epoch.starts[batch]
-        takes = epoch.takes[start : start + self.batch_size]
+    def _draw(self, batch: int) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, batch])
+        most = min(self.batch_size, len(self._sizes))
+        classes = generator.choice(len(self._sizes), most, replace=False)
+        takes = self._takes[classes]
         ends = np.cumsum(takes)
         count = int(np.searchsorted(ends, self.batch_size)) + 1
-        takes = takes[:count].copy()
+        classes, takes = classes[:count], takes[:count].copy()
         takes[-1] -= ends[count - 1] - self.batch_size
-        classes = epoch.order[start : start + count]
-        generator = np.random.default_rng([self.seed, epoch.number, batch + 1])
         chosen = _subsets(self._sizes[classes], takes, generator)
         chosen += self._offsets[classes, None]
         return self._rows[chosen[np.arange(chosen.shape[1]) < takes[:, None]]]
