@@ -78,6 +78,16 @@ def test_contrast_and_equal_subsets(work):
     assert "Ranked by contrast" in (work / "r.html").read_text(encoding="utf-8")
 
 
+def test_a_small_clean_subset_is_told(tmp_path, capsys):
+    write_manifest(tmp_path / "m.parquet", images=30)
+    x = np.random.default_rng(0).standard_normal((240, 8))
+    x[np.arange(240) % 30 < 5] *= 0.02  # few of each class lie together
+    np.save(tmp_path / "x.npy", x)
+    for by, told in (("density", True), ("quantile", False)):
+        assert rank(tmp_path, tmp_path / "x.npy", "--by", by, "--quantile", "0.06") == 0
+        assert ("--by quantile makes subsets of one size" in capsys.readouterr().out) == told
+
+
 def test_images_of_other_splits_have_no_density(work):
     manifest = Manifest.read(work / "m.parquet")
     split = np.where(np.arange(48) < 36, "test", "train").astype(object)

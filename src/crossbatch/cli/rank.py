@@ -61,6 +61,9 @@ class Options:
     """Threads; -1: one per core."""
 
 
+_FEW = 0.75  # of an equal share, below which the clean subset is small
+
+
 def main(argv: list[str]) -> int:
     """Run ``crossbatch rank`` and return the exit status."""
     options = tyro.cli(Options, prog="crossbatch rank", args=argv)
@@ -151,5 +154,12 @@ def _show(console: Console, ranking: Ranking, options: Options, page: Path) -> N
         value, sentence = ranking.trust.value, escape(ranking.trust.sentence)
         told = "" if np.isnan(value) else f"Trust {value:.2f} of 1 (0.5: none). "
         console.print(f"{told}{sentence}")
+    clean = sizes[0] / sizes.sum()
+    if clean < _FEW / ranker.n_subsets:
+        console.print(
+            f"Only {100 * clean:.1f} % of the images are clean: a plan shows them again and "
+            "again, until a network knows them by heart. --by quantile makes subsets of one size.",
+            soft_wrap=True,
+        )
     written = [options.out, page, *([options.suspects] if options.suspects else [])]
     console.print(f"Wrote {escape(', '.join(map(str, written)))}.", soft_wrap=True)
