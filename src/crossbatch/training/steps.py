@@ -142,11 +142,11 @@ def _objective(
 ) -> ObjectiveResult:
     if (own := trainee.task.loss(embeddings, batch)) is not None:
         return own
-    config, memory = trainee.config.memory, trainee.memory
+    config, memory, keep = trainee.config.memory, trainee.memory, None
     if trainee.prism is not None and memory is not None and trainee.started and len(memory):
         codes, ids = (x.to(embeddings.device) for x in (batch.codes, batch.ids))
         keep = trainee.prism(embeddings, codes, ids=ids, references=memory).keep
-        inputs, embeddings, batch = inputs[keep.cpu()], embeddings[keep], batch.only(keep)
+        embeddings, batch = embeddings[keep], batch.only(keep)
     device, embeddings = embeddings.device, weighted(embeddings, batch.weights)
     take = partial(
         pair_loss,
@@ -164,7 +164,7 @@ def _objective(
         _begin(trainee)
     alone = None if config.objective == "memory_alone" else take()
     with watch.part("memory"):
-        trainee.store(inputs, embeddings, batch)
+        trainee.store(inputs, embeddings, batch, keep)
         age = None if trainee.age_limit is None else trainee.age_limit.age
         references = younger(memory, age)
         if trainee.normalisation is not None:

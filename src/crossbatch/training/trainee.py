@@ -154,16 +154,23 @@ class Trainee:
         return self.memory is not None and self.warm_up.over(self.step)
 
     @torch.no_grad()
-    def store(self, inputs: Tensor, embeddings: Tensor, batch: Classes) -> None:
-        """Enqueue a batch of every rank: what the keys make of the inputs, or its embeddings."""
+    def store(
+        self, inputs: Tensor, embeddings: Tensor, batch: Classes, keep: Tensor | None = None
+    ) -> None:
+        """Enqueue a batch of every rank: what the keys make of the inputs, or its embeddings.
+
+        Embeddings and batch are those of the images to keep; the keys see all of the inputs, as
+        the network did: one image alone has no moments.
+        """
         stored = embeddings.detach().float()
         if self.keys is not None:
-            stored = torch.empty_like(stored)  # the embeddings themselves are not to be touched
+            stored = stored.new_empty(len(inputs), stored.shape[1])
             rows = self.config.sampler.chunk or len(inputs)
             chunks = -(-len(inputs) // rows)
             with self.accelerator.autocast():
                 for first in range(chunks):
                     stored[first::chunks] = self.keys(inputs[first::chunks]).float()
+            stored = stored if keep is None else stored[keep]
         self._enqueue(stored, batch.codes, batch.ids)
 
     @torch.no_grad()
