@@ -164,7 +164,7 @@ def _objective(
         _begin(trainee)
     alone = None if config.objective == "memory_alone" else take()
     with watch.part("memory"):
-        trainee.store(inputs, embeddings, batch, keep)
+        trainee.store(inputs, embeddings, batch, keep=keep)
         age = None if trainee.age_limit is None else trainee.age_limit.age
         references = younger(memory, age)
         if trainee.normalisation is not None:

@@ -155,7 +155,7 @@ class Trainee:
 
     @torch.no_grad()
     def store(
-        self, inputs: Tensor, embeddings: Tensor, batch: Classes, keep: Tensor | None = None
+        self, inputs: Tensor, embeddings: Tensor, batch: Classes, *, keep: Tensor | None = None
     ) -> None:
         """Enqueue a batch of every rank: what the keys make of the inputs, or its embeddings.
 
