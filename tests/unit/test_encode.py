@@ -87,7 +87,7 @@ def test_a_bar_can_be_shown(encoder, files, capsys):
     ("picture", "message"),
     [
         ("nowhere.png", r"can be read. Got nowhere.png: .*No such file.*skip_bad"),
-        (b"no image", "Got picture 1: cannot identify"),
+        (b"no image", r"Got picture 1: cannot identify image file\. Mend"),
         (torch.rand(4, 5), r"shape \(3, H, W\). Got \(4, 5\)"),
         (torch.randn(3, 5, 5) * 3, "floating pixels from 0 to 1"),
         (torch.ones(3, 5, 5, dtype=torch.int64), "uint8 or floats. Got torch.int64"),

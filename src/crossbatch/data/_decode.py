@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -53,10 +53,20 @@ def decode(source: Path | bytes, *, shortest: int | None = None) -> Image.Image:
         OSError: The file is missing or is not a whole image. Broken files of some formats raise
             other exceptions of Pillow's.
     """
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with _opened(source) as image:
         if shortest is not None:
             image.draft(None, (shortest, shortest))  # pyright: ignore[reportArgumentType]
         return as_rgb(image)
+
+
+def _opened(source: Path | bytes) -> Image.Image:
+    """A picture of which the head is read; of bytes Pillow would say where they lie in memory."""
+    if isinstance(source, Path):
+        return Image.open(source)
+    try:
+        return Image.open(BytesIO(source))
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("cannot identify image file") from None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -90,7 +100,7 @@ def decode_part(
         OSError: As `decode`.
     """
     content = source if isinstance(source, bytes) else source.read_bytes()
-    with Image.open(BytesIO(content)) as image:
+    with _opened(content) as image:
         if image.format not in _DRAFTED:
             image.load()  # first: what else breaks on a truncated file is passed over
         orientation = _orientation(image) or 0
