@@ -35,7 +35,7 @@ def launch(arguments, world=2):
     """Waits for all ranks, and fails with what they said."""
     ranks = start(arguments, world)
     try:
-        said = [rank.communicate(timeout=120)[0] for rank in ranks]
+        said = [rank.communicate(timeout=400)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
