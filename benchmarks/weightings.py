@@ -1,14 +1,13 @@
 """Losses beside a memory, forward and backward: each weighting against the same loss of PML.
 
     python -m benchmarks.weightings [--threads 1] [--repeats 7] [--batch 64] [--dim 128]
-                                    [--rows 55000]
+                                    [--rows 55000] [--device cuda]
 
 The memory of benchmarks/memory_loss.py in its trained regime; figures are medians of interleaved
 steps in one process.
 """
 
 import argparse
-import platform
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +15,16 @@ from typing import Any
 import torch
 
 import crossbatch as xb
-from benchmarks.memory_loss import Case, Step, make, measure, ours, pml_memory, product
+from benchmarks.memory_loss import (
+    Case,
+    Step,
+    machine,
+    make,
+    measure,
+    ours,
+    pml_memory,
+    product,
+)
 
 _FEW = 4096  # rows up to which the peer may hold positives × negatives
 
@@ -76,10 +84,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--rows", type=int, default=55_000)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    case = make(options.batch, options.dim, options.rows, 0.005)
-    print(f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)")
+    case = make(options.batch, options.dim, options.rows, 0.005).to(options.device)
+    print(machine(options))
     print(f"B={options.batch}, D={options.dim}, M={options.rows:,}, trained regime")
     print("| weighting | ms | ÷ product | pml ÷ | MB | pml MB |")
     print("|---|---|---|---|---|---|")

@@ -1,6 +1,7 @@
 """Checks of tensors that come from outside. Each error names the place, the want and the find."""
 
 import math
+import weakref
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def check_embeddings(embeddings: Tensor, *, where: str, dim: int | None = None) -> None:
     """Raise unless ``embeddings`` is a finite floating tensor of shape (rows, dim).
 
-    Costs one read of the tensor, and on a GPU one synchronisation.
+    Costs one read of the tensor, and on a GPU one synchronisation; nothing for the tensor that was
+    found finite last and has not been written to.
     """
     want = f"`embeddings` of shape (rows, {'dim' if dim is None else dim}) in {where}"
     if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
@@ -24,9 +26,10 @@ def check_embeddings(embeddings: Tensor, *, where: str, dim: int | None = None) 
         raise CrossbatchError(
             expected(f"floating {want}", embeddings.dtype, "Call `.float()` on the embeddings.")
         )
-    finite = torch.isfinite(embeddings)
-    if not bool(finite.all()):
-        rows = [int(row) for row in (~finite.all(dim=1)).nonzero()]
+    if _found_finite(embeddings):
+        return
+    rows = [int(row) for row in (~torch.isfinite(embeddings).all(dim=1)).nonzero()]
+    if rows:
         raise CrossbatchError(
             expected(
                 f"finite {want}",
@@ -34,6 +37,23 @@ def check_embeddings(embeddings: Tensor, *, where: str, dim: int | None = None) 
                 "Look for a division by a zero norm, or lower the learning rate.",
             )
         )
+
+
+_last: tuple[weakref.ref[Tensor], float] | None = None
+"""A tensor that was finite, and how often it had been written to."""
+
+
+def _found_finite(x: Tensor) -> bool:
+    """Whether the sum is: if so every number is; if not the sum may have overflowed."""
+    global _last
+    version = math.nan if x.is_inference() else x._version
+    if _last is not None and _last[0]() is x and _last[1] == version:
+        return True
+    wide = torch.promote_types(x.dtype, torch.float32)
+    finite = math.isfinite(x.detach().sum(dtype=wide).item())
+    if finite:
+        _last = weakref.ref(x), version
+    return finite
 
 
 def check_integers(values: Tensor, *, name: str, rows: int, where: str) -> None:

@@ -71,6 +71,15 @@ class Encodable(Protocol):
 
 
 @runtime_checkable
+class Standing(Protocol):
+    """References whose tiles are views of tensors that stay where they are."""
+
+    def standing(self, device: torch.device) -> tuple[int, ...] | None:
+        """Where they are and how many; None unless they are on this device."""
+        ...
+
+
+@runtime_checkable
 class Sharded(Protocol):
     """References of which every rank holds a part. They stay; anchors and sums go round."""
 

@@ -1,5 +1,9 @@
-"""Small trainings with a memory: one process plays all ranks, or the ranks themselves do."""
+"""Small trainings with a memory: one process plays all ranks, or the ranks themselves do.
 
+Ranks are on the CPU and speak through gloo, or by ``DEVICE=cuda`` on the GPU, through NCCL.
+"""
+
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +26,7 @@ RINGS = KINDS[:2]
 FURTHER = ("fastap", "top 2 of ntxent", "ranked list", "balanced", "mixed", "sides of triplets")
 """Other monoids, more stages, statistics for the report."""
 SUB_CENTRES = (1, 3)
+DEVICE = os.environ.get("DEVICE", "cpu")
 UNEVEN, EVEN, FILL = (5, 8, 2), (6, 6, 6), (60, 90, 30)
 
 
@@ -49,6 +54,7 @@ CASES = [
     *(Case(kind, w, noise=n) for kind in KINDS for w in SMOOTH for n in (None, 0.1)),
     *(Case("sharded", w, path=p) for w in FOUR for p in ("dense", "sparse", "screened")),
 ]
+SOME = [Case(kind, w) for kind in KINDS for w in FOUR]
 
 
 def batch(step, rank, size):
@@ -59,14 +65,15 @@ def batch(step, rank, size):
     ids[1] = ids[0]  # one image twice, on two ranks of a memory
     labels = ids % 5
     x = centres[labels] + 0.5 * torch.randn(size, 6, generator=g, dtype=torch.float64)
-    return x, labels - 2, ids
+    return [column.to(DEVICE) for column in (x, labels - 2, ids)]
 
 
 def filling(rank):
     """Rows of other classes: most of the memory are plain negatives, as in a real one."""
     g = torch.Generator().manual_seed(50 + rank)
     x = F.normalize(torch.randn(FILL[rank], DIM, generator=g, dtype=torch.float64), dim=1)
-    return x, 100 + torch.arange(len(x)) % 9, 1000 * (rank + 1) + torch.arange(len(x))
+    place = torch.arange(len(x))
+    return [column.to(DEVICE) for column in (x, 100 + place % 9, 1000 * (rank + 1) + place)]
 
 
 def one_memory(parts):
@@ -87,7 +94,7 @@ def alone(parts):
 def made(kind):
     """What one process keeps, or a rank that does not share."""
     one = kind is xb.PerImageMemory
-    return kind(IMAGES if one else CAPACITY, DIM, dtype=torch.float64)
+    return kind(IMAGES if one else CAPACITY, DIM, dtype=torch.float64).to(DEVICE)
 
 
 def one_kind(case):
@@ -109,9 +116,9 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
     Between steps the network moves, by the average that DDP takes, so rows grow stale.
     """
     torch.manual_seed(1)
-    network = torch.nn.Linear(6, DIM, bias=False, dtype=torch.float64)
+    network = torch.nn.Linear(6, DIM, bias=False, dtype=torch.float64).to(DEVICE)
     memory = made(kind)
-    match = xb.CrossBatchNormalisation(DIM, noise=case.noise or None).double()
+    match = xb.CrossBatchNormalisation(DIM, noise=case.noise or None).double().to(DEVICE)
     memory.enqueue(*receive([filling(rank) for rank in played]))
     seen = []
     for step in range(STEPS):
@@ -153,9 +160,10 @@ def training(case, played, receive, kind=xb.CrossBatchMemory):
 
 def believed(sub_centres, played, receive, kind=xb.CrossBatchMemory):
     """What PRISM says of batches that come round again, of which the kept rows are enqueued."""
-    memory = kind(CAPACITY, DIM, dtype=torch.float64)
+    memory = made(kind)
     memory.enqueue(*receive([filling(rank) for rank in played]))
-    prism, seen = xb.Prism(0.3, window=3, temperature=0.3, sub_centres=sub_centres), []
+    prism = xb.Prism(0.3, window=3, temperature=0.3, sub_centres=sub_centres).to(DEVICE)
+    seen = []
     for step in range(6):
         drawn = [batch(step % 4, rank, UNEVEN[rank]) for rank in played]
         parts = [(F.normalize(x[:, :DIM], dim=1), y, i) for x, y, i in drawn]
@@ -183,17 +191,20 @@ def resumed(state, kind, receive, played):
     return before, [*memory.contents()[:3], memory.ages()]
 
 
-def main(states, out):
-    """On a rank: all cases, and every state that is there, loaded here."""
+def main(states, out, cases="all"):
+    """On a rank: all cases or some, and every state that is there, loaded here."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
     rank = dist.get_rank()
     ways = {
         "replicated": ([rank], gathered, xb.CrossBatchMemory),
         "sharded": ([rank], alone, xb.ShardedMemory),
         "per image": ([rank], gathered, xb.PerImageMemory),
     }
-    cases = {str(case): training(case, *ways[case.kind]) for case in CASES}
+    chosen = CASES if cases == "all" else SOME
+    seen = {str(case): training(case, *ways[case.kind]) for case in chosen}
     loaded = {
         (name, kind): resumed(state, ways[kind][2], ways[kind][1], [rank])
         for name, state in torch.load(states, weights_only=True).items()
@@ -202,7 +213,7 @@ def main(states, out):
     judged = {(kind, s): believed(s, *ways[kind]) for kind in RINGS for s in SUB_CENTRES}
     small = xb.ShardedMemory(CAPACITY, DIM)
     share = len(small.part.embeddings)
-    found = {"cases": cases, "loaded": loaded, "believed": judged, "share": share}
+    found = {"cases": seen, "loaded": loaded, "believed": judged, "share": share}
     torch.save(found, Path(out) / f"rank{rank}.pt")
     dist.destroy_process_group()
 

@@ -22,6 +22,7 @@ def start(arguments, world=2):
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(world),
+                "NCCL_HOSTID": str(rank),  # so that two ranks may share one GPU
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

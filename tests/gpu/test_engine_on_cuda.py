@@ -17,7 +17,7 @@ pytestmark = [
 def gradient(w, p, device, dtype, **tiling):
     memory = xb.CrossBatchMemory(len(p.r), p.r.shape[1], dtype=dtype).to(device)
     memory.enqueue(p.r.to(device, dtype), p.ref_labels.to(device), p.ref_ids.to(device))
-    a = p.a.to(device, dtype).requires_grad_()
+    a = p.a.to(device, dtype, copy=True).requires_grad_()
     result = xb.pair_loss(
         a,
         p.labels.to(device),

@@ -288,3 +288,31 @@ def test_the_engine_chooses_sparse_when_few_are_active_and_dense_when_many():
     assert set(coded.paths[1:]) == {"screened"}
     assert "screened" not in some.paths
     assert set(many.paths) == {"dense"}
+
+
+@weightings
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 50),
+    room=st.integers(0, 120),
+    path=st.sampled_from(["dense", "sparse", None]),
+    own=st.booleans(),
+)
+def test_with_room_for_mixed_references_all_shapes_are_known(w, seed, rows, room, path, own):
+    """And the sums are the same wherever the room suffices."""
+    p = problem(seed, anchors=5, references=90, classes=60)
+    anchors = Anchors.of(p.a, p.labels, p.ids)
+    references = xb.Batch(p.a, p.labels, p.ids) if own else p.references
+    known = {"rows": rows, "path": path, "reference_gradient": own}
+    expected = sweep(anchors, references, w, **known)
+    found = sweep(anchors, references, w, room=room, **known)
+    assert int(found.mixed) == expected.mixed
+    if expected.mixed > room:
+        return
+    near = {"rtol": 1e-9, "atol": 1e-11}
+    names = {"positives", "negatives", "pull", "push", *(s.name for s in w.report)}
+    for name in names - {"tied_negatives"}:  # counted for anchors that have no positives, or not
+        torch.testing.assert_close(found.stats[name], expected.stats[name], **near)
+    for side in ("pull_gradient", "push_gradient", "reference_pull", "reference_push"):
+        torch.testing.assert_close(getattr(found, side), getattr(expected, side), **near)

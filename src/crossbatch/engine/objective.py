@@ -138,11 +138,11 @@ def _weight(
     given: float | Proportion, batch: PairLossResult | None, memory: PairLossResult
 ) -> Tensor:
     if not isinstance(given, Proportion):
-        return memory.gradient.new_tensor(given)
+        return memory.gradient.new_full((), given)
     assert batch is not None
     squares = torch.stack([r.gradient.square().sum() for r in (batch, memory)])
     Ranks.here().add(squares)
     of_batch, of_memory = squares.sqrt()
     both = (of_batch > 0) & (of_memory > 0)
-    fixed = of_batch.new_tensor(given.otherwise)
+    fixed = of_batch.new_full((), given.otherwise)
     return torch.where(both, given.of_batch * of_batch / of_memory, fixed)

@@ -14,6 +14,7 @@ Three reductions are named:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Bool, Float, Int
+from crossbatch.engine import graphs
 from crossbatch.engine.pairs import Anchors
 from crossbatch.engine.plain import Path
 from crossbatch.engine.sweep import Folded, sweep
@@ -29,6 +31,7 @@ from crossbatch.references import Batch, References
 from crossbatch.weighting import PairWeighting
 from crossbatch.weighting.statistics import Stats
 
+_NUMBERS = ("positives", "negatives", "active_positives", "active_negatives")
 Reduction = Literal["sum_per_anchor", "mean_over_active_pairs", "mean_over_anchors"]
 
 
@@ -141,29 +144,71 @@ def pair_loss(
             )
         )
     source = references.embeddings if isinstance(references, Batch) else None
+    compute = partial(
+        _compute,
+        weighting=weighting,
+        reduction=reduction,
+        tiling=tiling,
+        through=source is not None and source.requires_grad,
+    )
     anchors = Anchors.of(embeddings, labels, ids)
     with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-        folded = sweep(
-            anchors,
-            references,
-            weighting,
-            rows=tiling.rows,
-            path=tiling.path,
-            reference_gradient=source is not None and source.requires_grad,
-        )
-        scales = _scales(folded.stats, weighting, reduction)
-        total, gradient, reference = _reduce(folded, weighting, scales)
+        alike = (reduction, tiling, compute.keywords["through"])
+        beside = None if own else references
+        found = graphs.take(anchors, beside, weighting, compute, alike=alike)
+    return _told(found, embeddings, source, own=own)
+
+
+def _compute(
+    anchors: Anchors,
+    references: References,
+    room: int | None,
+    *,
+    weighting: PairWeighting,
+    reduction: Reduction,
+    tiling: Tiling,
+    through: bool,
+) -> dict[str, Tensor]:
+    """Everything that is told of a loss; ``through`` takes the gradient of references, too."""
+    folded = sweep(
+        anchors,
+        references,
+        weighting,
+        rows=tiling.rows,
+        path=tiling.path,
+        reference_gradient=through,
+        room=room,
+    )
+    pull, push = _scales(folded.stats, weighting, reduction)
+    value, gradient, reference = _reduce(folded, weighting, (pull, push))
+    found = {"value": value, "gradient": gradient, "pull scale": pull, "push scale": push}
+    if reference is not None:
+        found["reference gradient"] = reference
+    numbers = torch.stack([folded.stats.pop(name) for name in _NUMBERS])
+    mixed = torch.as_tensor(folded.mixed)
+    return {"mixed": mixed, "numbers": numbers, **found} | {
+        f"statistic {name}": value for name, value in folded.stats.items()
+    }
+
+
+def _told(
+    found: dict[str, Tensor], embeddings: Tensor, source: Tensor | None, *, own: bool
+) -> PairLossResult:
+    """What users see of a loss."""
+    numbers = found["numbers"].long()
+    gradient, reference = found["gradient"], found.get("reference gradient")
     attach = cast("Callable[..., Tensor]", _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
-    stats = folded.stats
-    counts = ("positives", "negatives", "active_positives", "active_negatives")
-    numbers = {name: stats.pop(name).long() for name in counts}
     return PairLossResult(
-        value=attach(embeddings, source, total, gradient, reference),
-        active_anchors=(numbers["active_positives"] + numbers["active_negatives"]) > 0,
-        scales=scales,
+        value=attach(embeddings, source, found["value"], gradient, reference),
+        active_anchors=numbers[2:].any(dim=0),
+        scales=(found["pull scale"], found["push scale"]),
         gradient=gradient if reference is None or not own else gradient + reference,
-        statistics=stats,
-        **numbers,
+        statistics={
+            name.removeprefix("statistic "): value
+            for name, value in found.items()
+            if name.startswith("statistic ")
+        },
+        **dict(zip(_NUMBERS, numbers, strict=True)),
     )
 
 

@@ -41,6 +41,11 @@ class Anchors:
         precise = torch.promote_types(embeddings.dtype, torch.float32)
         return Anchors(embeddings.detach().to(precise), labels.long(), ids.long())
 
+    @property
+    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings, labels and ids."""
+        return self.embeddings, self.labels, self.ids
+
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
@@ -63,18 +68,36 @@ class Split:
         anchors: The B anchors.
         references: The M references.
         rows: References in a block.
+        room: For how many mixed references of a tile there is room. Every shape is then known
+            before the look-up, and the host never waits for the device; who gave it must see that
+            ``count`` is no more. None takes as much as is needed.
+
+    Attributes:
+        count: How many references are mixed; with room a tensor.
+        plain: How many are not, likewise.
+        any_plain: Whether any are; with room, whether any may be.
+        all_mixed: So many are that all are compared pair by pair.
     """
 
-    def __init__(self, anchors: Anchors, references: References, rows: int) -> None:
-        self.anchors, self.references, self.rows = anchors, references, rows
+    def __init__(
+        self, anchors: Anchors, references: References, rows: int, *, room: int | None = None
+    ) -> None:
+        self.anchors, self.references, self.rows, self.room = anchors, references, rows, room
         tables = Lookup.of(anchors.labels), Lookup.of(anchors.ids)
-        found = [_candidates(tile, *tables) for tile in references.tiles(rows * BLOCKS)]
-        count = sum(len(places) for places in found)
-        self.all_mixed = count > _MIXED_BELOW * len(references)
-        self._found = found
+        self._masks = [_candidates(tile, *tables) for tile in references.tiles(rows * BLOCKS)]
+        most = _MIXED_BELOW * len(references)
+        self.count: int | Tensor
+        if room is None:
+            self._found = [places_of(mask) for mask in self._masks]
+            self.count = kept = sum(len(places) for places in self._found)
+        else:
+            self.count = torch.stack([mask.sum() for mask in self._masks]).sum()
+            kept = room * len(self._masks)
+        self.all_mixed = kept > most
+        self.any_plain = not self.all_mixed and (room is not None or kept < len(references))
+        self.plain = 0 if self.all_mixed else len(references) - self.count
         self._kept: list[Mixed] | None = None
-        self._keep = not self.all_mixed and count * len(anchors) <= _KEPT
-        self.plain = 0 if self.all_mixed else len(references) - count
+        self._keep = not self.all_mixed and kept * len(anchors) <= _KEPT
 
     def mixed(self) -> Iterator[Mixed]:
         """Blocks of mixed references, the same ones in every sweep."""
@@ -82,7 +105,7 @@ class Split:
             yield from self._kept
             return
         kept: list[Mixed] = []
-        for tile, place in self._gathered():
+        for tile, place in self._padded() if self.room is not None else self._gathered():
             block = self._compare(tile, place)
             if self._keep:
                 kept.append(block)
@@ -90,13 +113,25 @@ class Split:
         if self._keep:
             self._kept = kept
 
-    def plain_tiles(self) -> Iterator[tuple[int, Tile, np.ndarray]]:
-        """Where each tile begins, the tile, and which of its rows are mixed, ascending."""
+    def plain_tiles(self) -> Iterator[tuple[int, Tile, "Hidden"]]:
+        """Where each tile begins, the tile, and which of its rows are mixed."""
         if self.all_mixed:
             return
         start = 0
-        for tile, places in zip(self._tiles(), self._found, strict=True):
-            yield start, tile, places.cpu().numpy()
+        known = self.room is None and self.anchors.embeddings.device.type == "cpu"
+        for tile, found in zip(self._tiles(), self._found if known else self._masks, strict=True):
+            yield start, tile, Hidden(found.to(self.anchors.embeddings.device))
+            start += len(tile.labels)
+
+    def _padded(self) -> Iterator[tuple[Tile, Tensor]]:
+        """The mixed references of each tile in as many rows as there is room for."""
+        start, room = 0, self.room or 0
+        for tile, mask in zip(self._tiles(), self._masks, strict=True):
+            if self.all_mixed:
+                yield from self._cut(tile, start)
+            else:
+                places = _first_places(mask, room)
+                yield _rows(tile, places.clamp(min=0)), torch.where(places < 0, -1, places + start)
             start += len(tile.labels)
 
     def _gathered(self) -> Iterator[tuple[Tile, Tensor]]:
@@ -132,14 +167,61 @@ class Split:
         same_label = x.labels[:, None] == tile.labels.long()[None, :]
         other_id = x.ids[:, None] != tile.ids.long()[None, :]
         sim = x.embeddings @ references.T
+        if self.room is not None:
+            other_id &= place >= 0
+            place = place.clamp(min=0)
         return Mixed(references, sim, same_label & other_id, ~same_label & other_id, place)
 
 
-def _candidates(tile: Tile, labels: Lookup, ids: Lookup) -> Int[Tensor, " C"]:
+class Hidden:
+    """Which rows of a tile are mixed.
+
+    Args:
+        rows: Their places, ascending, or a mask, for which nobody has to wait on a GPU.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+        self._masked = rows.dtype == torch.bool
+
+    def of(self, part: slice) -> "Hidden":
+        """Those of some rows in a row."""
+        if self._masked:
+            return Hidden(self._rows[part])
+        first, last = np.searchsorted(self._rows.numpy(), (part.start, part.stop))
+        return Hidden(self._rows[first:last] - part.start)
+
+    def mask(self, rows: int) -> Bool[Tensor, " T"]:
+        """Whether each of so many rows is."""
+        if self._masked:
+            return self._rows
+        mask = torch.zeros(rows, dtype=torch.bool, device=self._rows.device)
+        return mask.index_fill_(0, self._rows, True)
+
+    def count(self) -> Tensor | int:
+        """How many are."""
+        return self._rows.sum() if self._masked else len(self._rows)
+
+    def fill(self, values: Tensor, by: float, *, dim: int) -> Tensor:
+        """Overwrite, in place, what belongs to them in a matrix."""
+        if self._masked:
+            return values.masked_fill_(self._rows[:, None] if dim == 0 else self._rows, by)
+        return values.index_fill_(dim, self._rows, by) if len(self._rows) else values
+
+
+def _candidates(tile: Tile, labels: Lookup, ids: Lookup) -> Bool[Tensor, " T"]:
     """Rows that may carry a label or an id of the batch: all that do, and few more."""
     device = labels.table.device
     same_label = labels.may_hold(tile.labels.to(device))
-    return places_of(same_label.logical_or_(ids.may_hold(tile.ids.to(device))))
+    return same_label.logical_or_(ids.may_hold(tile.ids.to(device)))
+
+
+def _first_places(mask: Bool[Tensor, " T"], room: int) -> Int[Tensor, " K"]:
+    """Where a mask is true, so many of them; −1 fills up."""
+    rank = mask.cumsum(0) - 1
+    slot = torch.where(mask & (rank < room), rank, room)
+    places = torch.full((room + 1,), -1, dtype=torch.int64, device=mask.device)
+    return places.scatter_(0, slot, torch.arange(len(mask), device=mask.device))[:room]
 
 
 def places_of(mask: Bool[Tensor, "..."]) -> Int[Tensor, " C"]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from crossbatch.codes import ROUNDING, Codes, encode, multiplies, similarities
 from crossbatch.engine.fused import fits, fused_sums
-from crossbatch.engine.pairs import Split, above, as_tensor, places_of
+from crossbatch.engine.pairs import Hidden, Split, above, as_tensor, places_of
 from crossbatch.engine.push import Block, Bound, Pairs, Push
 from crossbatch.references import Encodable, Tile
 
@@ -101,13 +101,12 @@ class PlainSweep:
             self.taken.append(path)
             if path == "fused":
                 self._fused(tile, mixed, sinks)
-                continue
-            if path == "dense":
+            elif path == "dense":
                 self._dense(start, tile, mixed, sinks)
-                continue
-            pairs = (self._screened if path == "screened" else self._sparse)(tile, mixed)
-            for sink in sinks:
-                sink.pairs(pairs)
+            else:
+                pairs = (self._screened if path == "screened" else self._sparse)(tile, mixed)
+                for sink in sinks:
+                    sink.pairs(pairs)
 
     def _choose(self, tile: Tile) -> Path:
         path = self._forced
@@ -147,10 +146,9 @@ class PlainSweep:
         count, rows = len(tile.labels), self._split.rows * at_once
         return [slice(a, min(a + rows, count)) for a in range(0, count, rows)]
 
-    def _fused(self, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
+    def _fused(self, tile: Tile, mixed: Hidden, sinks: Sequence[Push]) -> None:
         assert self._line is not None
-        hidden = torch.zeros(len(tile.labels), dtype=torch.bool, device=self._x.device)
-        hidden.index_fill_(0, as_tensor(mixed).to(hidden.device), True)
+        hidden = mixed.mask(len(tile.labels))
         bound = self._bound
         if isinstance(bound, float | int):
             bound = self._x.new_full((len(self._x),), bound)
@@ -159,19 +157,17 @@ class PlainSweep:
         for sink in sinks:
             sink.sums(sums)
 
-    def _dense(self, start: int, tile: Tile, mixed: np.ndarray, sinks: Sequence[Push]) -> None:
+    def _dense(self, start: int, tile: Tile, mixed: Hidden, sinks: Sequence[Push]) -> None:
         for part in self._blocks(tile, _DENSE_BLOCKS if self._cpu else 1):
             references = tile.embeddings[part].detach().to(self._x.dtype)
             sim = self._room.matrix((len(self._x), len(references)), self._x)
             torch.mm(self._x, references.T, out=sim)
-            first, last = np.searchsorted(mixed, (part.start, part.stop))
-            hidden = as_tensor(mixed[first:last] - part.start).to(self._x.device)
             place = slice(start + part.start, start + part.stop)
-            block = Block(sim, hidden, references, place, spare=len(sinks) == 1)
+            block = Block(sim, mixed.of(part), references, place, spare=len(sinks) == 1)
             for sink in sinks:
                 sink.block(block)
 
-    def _sparse(self, tile: Tile, mixed: np.ndarray) -> Pairs:
+    def _sparse(self, tile: Tile, mixed: Hidden) -> Pairs:
         shape = len(self._x), len(tile.labels)
         sim = self._room.matrix(shape, self._x)
         passing = self._room.matrix(shape, self._x, torch.bool)
@@ -183,7 +179,7 @@ class PlainSweep:
         anchor, column, flat = _coordinates(passing, mixed)
         return Pairs(anchor, column, sim.view(-1).index_select(0, flat), tile.embeddings)
 
-    def _screened(self, tile: Tile, mixed: np.ndarray) -> Pairs:
+    def _screened(self, tile: Tile, mixed: Hidden) -> Pairs:
         assert tile.codes is not None
         if self._codes is None:
             self._codes = encode(self._x, shared_scale=True)
@@ -202,8 +198,7 @@ class PlainSweep:
             estimate = self._room.matrix(tuple(product.shape), self._x)
             torch.mul(product, scale[part, None], out=estimate)
             above(estimate, self._columns_bound() - error[part].amax(), out=passing[part])
-        if len(mixed):
-            passing.index_fill_(0, as_tensor(mixed), False)
+        mixed.fill(passing, 0.0, dim=0)
         column, anchor = np.divmod(places_of(passing).numpy(), anchors)
         room = self._room.matrix((1, len(anchor)), self._x)[0]
         sim = similarities(tile.embeddings, self._x, (column, anchor), room=room)
@@ -239,10 +234,9 @@ def _least_product(bound: Bound, scale: Tensor, error: Tensor) -> np.ndarray | N
     return least.to(torch.int32).numpy()[:, None]
 
 
-def _coordinates(passing: Tensor, mixed: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _coordinates(passing: Tensor, mixed: Hidden) -> tuple[Tensor, Tensor, Tensor]:
     """Anchor, column and flat place of the pairs that pass, without mixed references."""
-    if len(mixed):
-        passing.index_fill_(1, as_tensor(mixed).to(passing.device), False)
+    mixed.fill(passing, 0.0, dim=1)
     flat = places_of(passing)
     anchor = flat.div(passing.shape[1], rounding_mode="floor")
     return anchor, flat - anchor * passing.shape[1], flat

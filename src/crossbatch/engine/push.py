@@ -19,6 +19,7 @@ from torch import Tensor
 
 from crossbatch._shapes import Float, Int, Shaped
 from crossbatch.engine.fused import Sums
+from crossbatch.engine.pairs import Hidden
 from crossbatch.weighting import PairWeighting
 from crossbatch.weighting.statistics import MAX, Monoid, Stats
 
@@ -65,14 +66,14 @@ class Block:
     """
 
     sim: Float[Tensor, "B T"]
-    hidden: Int[Tensor, " H"]
+    hidden: Hidden
     references: Float[Tensor, "T D"]
     place: slice
     spare: bool = False
 
     def hide(self, values: Shaped[Tensor, "B T"], by: float) -> Shaped[Tensor, "B T"]:
         """Overwrite what belongs to mixed references."""
-        return values.index_fill_(1, self.hidden, by) if len(self.hidden) else values
+        return self.hidden.fill(values, by, dim=1)
 
 
 @runtime_checkable
@@ -106,7 +107,8 @@ class Weighted:
         self._step: Tensor | None = None  # where w⁻ is 1 above a bound and 0 below it: the bound
         bound = weighting.negative_bound(stats)
         if weighting.negative_line == (0.0, 0.0) and bound is not None:
-            self._step = torch.as_tensor(bound, dtype=x.dtype, device=x.device).reshape(-1, 1)
+            each = bound if isinstance(bound, Tensor) else x.new_full((1,), bound)
+            self._step = each.to(x.dtype).reshape(-1, 1)
         self.gradient = torch.zeros_like(x)
         self.active = x.new_zeros(len(x))
         self.reference: Tensor | None = None  # where the gradient of the references goes, (M, D)
@@ -159,7 +161,7 @@ class RunningSoftmax:
         exponent = block.hide(exponent, -torch.inf)
         terms = _powers(exponent, self._rise(exponent.amax(dim=1))[:, None])
         if self._bound is None:
-            self.active += exponent.shape[1] - len(block.hidden)
+            self.active += exponent.shape[1] - block.hidden.count()
         else:
             above = torch.gt(block.sim, self._bound, out=torch.empty_like(terms))
             terms.mul_(above)

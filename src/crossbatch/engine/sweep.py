@@ -44,6 +44,7 @@ class Folded:
     reference_pull: Float[Tensor, "M D"] | None = None
     reference_push: Float[Tensor, "M D"] | None = None
     paths: list[Path] = field(default_factory=list[Path])
+    mixed: int | Tensor = 0
 
     def rows(self, own: slice) -> "Folded":
         """What regards some of the anchors."""
@@ -68,6 +69,7 @@ def sweep(
     rows: int | None = None,
     path: Path | None = None,
     reference_gradient: bool = False,
+    room: int | None = None,
 ) -> Folded:
     """Fold all stages, then the gradient.
 
@@ -78,6 +80,7 @@ def sweep(
         rows: References in a block of similarities, None for :func:`tile_rows`.
         path: Force the path past plain references; None chooses tile by tile.
         reference_gradient: Whether to take the gradient with respect to the references, too.
+        room: For how many mixed references of a tile; see :class:`crossbatch.engine.pairs.Split`.
 
     Returns:
         Sums over pairs, not yet reduced. Cost: one product B × M × D, a part of it or all of it
@@ -90,7 +93,7 @@ def sweep(
         ranks, references = references.ranks, references.part
         columns, sizes = ranks.gather(anchors.embeddings, anchors.labels, anchors.ids)
         anchors, own = Anchors(*columns), ranks.of(ranks.rank, sizes)
-    split = Split(anchors, references, rows or tile_rows(anchors))
+    split = Split(anchors, references, rows or tile_rows(anchors), room=room)
     run = _Sweep(split, weighting, ranks, path, reference_gradient)
     for stage in weighting.stages:
         run.fold(stage)
@@ -125,7 +128,7 @@ class _Sweep:
             for s in stage:
                 values[s.name] = s.monoid.merge(values[s.name], _fold_mixed(s, block, known))
         pushed = [s for s in stage if s.side == "negative"]
-        if pushed and self._split.plain:
+        if pushed and self._split.any_plain:
             self._fold_plain(pushed, values)
         for s in stage:
             self._stats[s.name] = self._ranks.merge(values[s.name], s.monoid.merge)
@@ -142,7 +145,7 @@ class _Sweep:
             last.reference_push = torch.zeros_like(last.reference_pull)
         for block in self._split.mixed():
             last.mixed(block)
-        if self._split.plain:
+        if self._split.any_plain:
             self._plain_gradient(last)
         last.exchange(self._ranks)
         folded = Folded(stats, last.pull_gradient, last.push_gradient * valid[:, None])
@@ -153,12 +156,12 @@ class _Sweep:
             "active_negatives": last.active_negatives * valid,
         }
         folded.reference_pull, folded.reference_push = last.reference_pull, last.reference_push
-        folded.paths = self._taken
+        folded.paths, folded.mixed = self._taken, self._split.count
         return folded
 
     def _counts(self) -> dict[str, Tensor]:
         positives = self._x.new_zeros(len(self._x))
-        negatives = self._x.new_full((len(self._x),), float(self._split.plain))
+        negatives = self._x.new_zeros(len(self._x)) + self._split.plain
         for block in self._split.mixed():
             positives += block.positive.sum(dim=1)
             negatives += block.negative.sum(dim=1)
@@ -195,7 +198,7 @@ class _Sweep:
             self._softmax = softmax
             return
         rising = self._weighting.rising_bound(self._stats | values) if first else None
-        if rising is None or self._reference_gradient:
+        if rising is None or self._reference_gradient or self._split.room is not None:
             self._pass(sinks, bound)
             return
         records = _Records(self._weighting, self._stats, values, self._x)

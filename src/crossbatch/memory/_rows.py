@@ -8,6 +8,7 @@ Each number is off by c / 2 at most, so ‖r − r̂‖ ≤ √D max |r| / 254, 
 similarity with a unit vector is off by more. A row takes D + 4 bytes instead of 4 D.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
@@ -23,6 +24,34 @@ from crossbatch.memory.drift import Drift
 from crossbatch.references import Tile
 
 _ROWS = 1 << 14  # whose norm is taken at a time, to need little room
+
+
+class Counter:
+    """A count that is kept in a buffer, read from its device only where somebody else wrote it."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Tensor, int | float] | None = None
+        self._value = 0
+
+    def __reduce__(self) -> tuple[type["Counter"], tuple[()]]:
+        return Counter, ()  # a copy of the buffer begins to count its writes anew
+
+    def read(self, buffer: Tensor) -> int:
+        """What it says."""
+        if self._seen is None or self._seen[0] is not buffer or self._seen[1] != _version(buffer):
+            self._value, self._seen = int(buffer), (buffer, _version(buffer))
+        return self._value
+
+    def add(self, buffer: Tensor, number: int) -> None:
+        """Count on, there and here."""
+        value = self.read(buffer) + number
+        buffer += number
+        self._value, self._seen = value, (buffer, _version(buffer))
+
+
+def _version(x: Tensor) -> int | float:
+    """How often it has been written to, equal to nothing where nobody counts."""
+    return math.nan if x.is_inference() else x._version
 
 
 class Rows(nn.Module, ABC):
@@ -59,8 +88,9 @@ class Rows(nn.Module, ABC):
         self.register_buffer("births", torch.zeros(capacity, dtype=torch.int64))
         self.register_buffer("enqueued_batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("scales", torch.zeros(capacity) if dtype == torch.int8 else None)
+        self._counter = Counter()
         self._codes: Codes | None = None
-        self._coded: list[tuple[Tensor, int]] = []
+        self._coded: list[tuple[Tensor, int | float]] = []
 
     @property
     def nbytes(self) -> int:
@@ -108,6 +138,13 @@ class Rows(nn.Module, ABC):
             codes = self._codes.rows(part) if self._codes is not None and self._fresh() else None
             yield Tile(self._read(part), self.labels[part], self.ids[part], codes)
 
+    def standing(self, device: torch.device) -> tuple[int, ...] | None:
+        """How many rows are filled and where their tensors are; None if on another device."""
+        parts = (self.embeddings, self.labels, self.ids, self.scales)
+        if self.embeddings.device != device:
+            return None
+        return len(self), *(x.data_ptr() for x in parts if x is not None)
+
     def encode(self) -> None:
         """Keep eight-bit codes from now on: M · (D + 12) bytes, M · 8 beside ``torch.int8``.
 
@@ -150,7 +187,9 @@ class Rows(nn.Module, ABC):
         check_embeddings(embeddings, where=where, dim=self.dim)
         check_integers(ids, name="ids", rows=len(embeddings), where=where)
 
-    def _write(self, place: Tensor, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
+    def _write(
+        self, place: slice | Tensor, embeddings: Tensor, labels: Tensor, ids: Tensor
+    ) -> None:
         """Put a batch at distinct places, and keep the codes in step."""
         fresh = self._fresh()
         values = embeddings.detach()
@@ -190,10 +229,10 @@ class Rows(nn.Module, ABC):
             norm[part] = values[part].float().square().sum(dim=1).sqrt() * scale[part]
         return Codes(values, scale, torch.zeros_like(scale), norm)
 
-    def _writes(self) -> list[tuple[Tensor, int]]:
+    def _writes(self) -> list[tuple[Tensor, int | float]]:
         """The stored tensors, and how often each has been written to, whoever wrote."""
         parts = [self.embeddings, *([] if self.scales is None else [self.scales])]
-        return [(x, -1 if x.is_inference() else x._version) for x in parts]
+        return [(x, _version(x)) for x in parts]
 
     def _fresh(self) -> bool:
         """Whether the codes are those of what is stored now."""

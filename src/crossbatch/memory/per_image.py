@@ -84,7 +84,7 @@ class PerImageMemory(Rows):
 
     def __len__(self) -> int:
         """How many images have been seen."""
-        return int(self.images)
+        return self._counter.read(self.images)
 
     @torch.no_grad()
     def enqueue(
@@ -128,7 +128,7 @@ class PerImageMemory(Rows):
         place[new] = rows
         self._write(place, x, labels[last], ids)
         insert(self.slots, ids[new], rows)
-        self.images += len(new)
+        self._counter.add(self.images, len(new))
 
     @torch.no_grad()
     def drift(self, embeddings: Float[Tensor, "B D"], ids: Int[Tensor, " B"]) -> Drift:

@@ -17,6 +17,8 @@ from crossbatch._shapes import Float, Int
 from crossbatch.memory._rows import Rows
 from crossbatch.memory.drift import Drift
 
+_COMPARED = 1 << 24  # pairs of ids that a GPU compares instead of looking rows up
+
 
 class CrossBatchMemory(Rows):
     """A ring of embeddings, labels and ids: the references of a pair loss.
@@ -57,7 +59,7 @@ class CrossBatchMemory(Rows):
 
     def __len__(self) -> int:
         """How many rows are filled."""
-        return min(int(self.enqueued_rows), self.capacity)
+        return min(self._counter.read(self.enqueued_rows), self.capacity)
 
     @torch.no_grad()
     def enqueue(
@@ -82,11 +84,11 @@ class CrossBatchMemory(Rows):
         embeddings, labels, ids = self._here(embeddings, labels, ids)
         rows = len(embeddings)
         kept = min(rows, self.capacity)
-        first = int(self.enqueued_rows) + rows - kept
-        place = torch.arange(first, first + kept, device=self.ids.device) % self.capacity
+        first = self._counter.read(self.enqueued_rows) + rows - kept
+        place = self._places(first, kept)
         last = slice(rows - kept, None)
         self._write(place, embeddings[last], labels[last], ids[last])
-        self.enqueued_rows += rows
+        self._counter.add(self.enqueued_rows, rows)
 
     @torch.no_grad()
     def drift(self, embeddings: Float[Tensor, "B D"], ids: Int[Tensor, " B"]) -> Drift:
@@ -101,8 +103,8 @@ class CrossBatchMemory(Rows):
         self._check_drift(embeddings, ids)
         embeddings, ids = self._here(embeddings, ids)
         number = self.newest(ids)
-        held = number >= 0
-        return self._drift(number[held] % self.capacity, embeddings[held])
+        held = (number >= 0).nonzero().flatten()
+        return self._drift(number.index_select(0, held) % self.capacity, embeddings[held])
 
     def newest(self, ids: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """The number of each image's newest row among all ever enqueued; −1 where none is held.
@@ -113,11 +115,15 @@ class CrossBatchMemory(Rows):
         Cost: one look-up per row.
         """
         filled = self.ids[: len(self)]
-        few = Lookup.of(ids).may_hold(filled).nonzero().flatten()
+        if not filled.is_cuda or filled.numel() * len(ids) > _COMPARED:
+            few = Lookup.of(ids).may_hold(filled).nonzero().flatten()
+            filled = filled.index_select(0, few)
+        else:  # fewer calls, and nobody waits
+            few = torch.arange(len(filled), device=filled.device)
         if not len(few):
             return torch.full_like(ids, -1, dtype=torch.int64)
-        last = self.enqueued_rows - 1
-        same = ids[:, None] == filled[few][None, :]
+        last = self._counter.read(self.enqueued_rows) - 1
+        same = ids[:, None] == filled[None, :]
         return torch.where(same, last - (last - few) % self.capacity, -1).amax(dim=1)
 
     def clear(self) -> None:
@@ -125,6 +131,13 @@ class CrossBatchMemory(Rows):
         self.enqueued_rows.zero_()
         self.enqueued_batches.zero_()
 
+    def _places(self, first: int, count: int) -> slice | Tensor:
+        """Of row numbers from the first on: a slice where they do not go round."""
+        start = first % self.capacity
+        if start + count <= self.capacity:
+            return slice(start, start + count)
+        return torch.arange(first, first + count, device=self.ids.device) % self.capacity
+
     def _order(self) -> Int[Tensor, " M"]:
-        total, filled = int(self.enqueued_rows), len(self)
+        total, filled = self._counter.read(self.enqueued_rows), len(self)
         return torch.arange(total - filled, total, device=self.ids.device) % self.capacity

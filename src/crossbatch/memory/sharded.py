@@ -20,6 +20,7 @@ from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Float, Int
 from crossbatch.collective import Ranks
 from crossbatch.errors import CrossbatchError, expected
+from crossbatch.memory._rows import Counter
 from crossbatch.memory.drift import Drift
 from crossbatch.memory.ring import CrossBatchMemory
 from crossbatch.references import Tile
@@ -75,7 +76,7 @@ class ShardedMemory(nn.Module):
                     "A memory this small is kept whole on every rank: CrossBatchMemory.",
                 )
             )
-        self.capacity, self.dim = capacity, dim
+        self.capacity, self.dim, self._counter = capacity, dim, Counter()
         self.part = CrossBatchMemory(-((rank - capacity) // world), dim, dtype=dtype)
         self.register_buffer("enqueued_rows", torch.zeros((), dtype=torch.int64))
         self.register_state_dict_post_hook(_gather_state)  # pyright: ignore
@@ -93,7 +94,7 @@ class ShardedMemory(nn.Module):
 
     def __len__(self) -> int:
         """How many rows are filled, on all ranks together."""
-        return min(int(self.enqueued_rows), self.capacity)
+        return min(self._counter.read(self.enqueued_rows), self.capacity)
 
     @torch.no_grad()
     def enqueue(
@@ -123,7 +124,7 @@ class ShardedMemory(nn.Module):
         number = torch.arange(len(x), device=x.device) + self.enqueued_rows
         mine = number % self.capacity % self.ranks.world == self.ranks.rank
         self.part.enqueue(x[mine], y[mine], image[mine])
-        self.enqueued_rows += len(x)
+        self._counter.add(self.enqueued_rows, len(x))
 
     @torch.no_grad()
     def drift(self, embeddings: Float[Tensor, "B D"], ids: Int[Tensor, " B"]) -> Drift:

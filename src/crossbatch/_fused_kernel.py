@@ -15,6 +15,7 @@ def sums_kernel(
     A, R, HIDDEN, LIMIT, TOP, TOTAL, GRADIENT, ACTIVE,
     B, N, D, chunk, slope, offset,
     BOUNDED: tl.constexpr, BA: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """m, Z, G and counts of one share of the references."""
     share = tl.program_id(1)
@@ -33,7 +34,7 @@ def sums_kernel(
         place = j.to(tl.int64)[:, None] * D + d[None, :]
         r = tl.load(R + place, mask=inside, other=0.0).to(tl.float32)
         plain = tl.load(HIDDEN + j, mask=j < N, other=1) == 0
-        s = tl.dot(a, tl.trans(r), input_precision="ieee")
+        s = tl.dot(a, tl.trans(r), input_precision=PRECISION)
         kept = plain[None, :] & (i < B)[:, None]
         if BOUNDED:
             kept = kept & (s > limit[:, None])
@@ -43,7 +44,7 @@ def sums_kernel(
         p = tl.exp(e - shift[:, None])
         shrink = tl.exp(m - shift)
         z = z * shrink + tl.sum(p, axis=1)
-        g = g * shrink[:, None] + tl.dot(p, r, input_precision="ieee")
+        g = g * shrink[:, None] + tl.dot(p, r, input_precision=PRECISION)
         count += tl.sum(tl.where(kept, 1.0, 0.0), axis=1)
         m = higher
     row = share * B + i

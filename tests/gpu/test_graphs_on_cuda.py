@@ -1,0 +1,47 @@
+"""Losses that are recorded on a CUDA device are those of the CPU in float64, batch after batch."""
+
+import pytest
+import torch
+
+import crossbatch as xb
+from crossbatch.engine import graphs
+from tests.generators import problem
+from tests.tables import SINGULAR_AT_ONE, WEIGHTINGS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SIZES = {"anchors": 33, "references": 900, "dim": 48, "classes": 300}
+
+
+def loss(w, memory, p, device, dtype):
+    x = p.a.to(device, dtype, copy=True).requires_grad_()
+    labels, ids = p.labels.to(device), p.ids.to(device)
+    drift = memory.drift(x, ids)
+    memory.enqueue(x, labels, ids)
+    batch = xb.pair_loss(x, labels, ids=ids, weighting=w)
+    beside = xb.pair_loss(x, labels, ids=ids, weighting=w, references=memory)
+    (batch.value + beside.value).backward()
+    return [
+        *(v.detach().cpu().double() for v in (batch.value, beside.value, x.grad, drift.squared)),
+        *(n.cpu() for n in (beside.positives, beside.negatives, drift.ages)),
+    ]
+
+
+@pytest.mark.parametrize("w", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
+def test_every_batch_is_the_cpus(w):
+    twin = type(w) not in SINGULAR_AT_ONE
+    several = [problem(seed, twin=twin, **SIZES) for seed in range(8)]
+    memories = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        memory = xb.CrossBatchMemory(900, 48, dtype=dtype).to(device)
+        p = several[0]
+        memory.enqueue(p.r.to(device, dtype), p.ref_labels.to(device), p.ref_ids.to(device))
+        memories.append((memory, device, dtype))
+    graphs._OWN.clear()
+    for p in several:
+        expected, found = (loss(w, *where[:1], p, *where[1:]) for where in memories)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    recorders = [*graphs._BESIDE.get(memories[1][0], {}).values(), *graphs._OWN.values()]
+    assert [r._recording is not None for r in recorders] == [True, True] * graphs.is_value(w)
