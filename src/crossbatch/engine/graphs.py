@@ -76,7 +76,7 @@ class Recorder:
         if self._alike >= _ALIKE:
             room = max(_LEAST_ROOM, 1 << (2 * int(found["mixed"])).bit_length())
             try:
-                self._recording = _Recording(anchors, references, compute, room)
+                self._recording = _Recording(anchors, references, compute, room=room)
             except RuntimeError:  # what cannot be recorded is not tried again
                 self._alike = -(1 << 62)
         return found
@@ -86,7 +86,7 @@ class _Recording:
     """A recorded loss: inputs at fixed places, and one tensor with everything that it leaves."""
 
     def __init__(
-        self, anchors: Anchors, references: References | None, compute: Compute, room: int
+        self, anchors: Anchors, references: References | None, compute: Compute, *, room: int
     ) -> None:
         self._inputs = Anchors(*(x.clone() for x in anchors.columns))
         beside = itself(self._inputs) if references is None else references
@@ -135,9 +135,9 @@ _OWN = _Recorders()
 def take(
     anchors: Anchors,
     references: References | None,
-    weighting: PairWeighting,
     compute: Compute,
     *,
+    weighting: PairWeighting,
     alike: Hashable,
 ) -> Found:
     """What ``compute`` says of anchors and references, recorded and played where that is possible.
@@ -145,8 +145,8 @@ def take(
     Args:
         anchors: The B anchors.
         references: The M references, or None for the anchors themselves.
-        weighting: The weight functions.
         compute: Takes the loss.
+        weighting: Its weight functions.
         alike: Whatever else ``compute`` reads.
     """
     x = anchors.embeddings

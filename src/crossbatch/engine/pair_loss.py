@@ -155,7 +155,7 @@ def pair_loss(
     with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
         alike = (reduction, tiling, compute.keywords["through"])
         beside = None if own else references
-        found = graphs.take(anchors, beside, weighting, compute, alike=alike)
+        found = graphs.take(anchors, beside, compute, weighting=weighting, alike=alike)
     return _told(found, embeddings, source, own=own)
 
 
