@@ -28,20 +28,28 @@ def test_whoever_writes_is_seen():
     assert len(memory) == 0
 
 
-@pytest.mark.parametrize("how", ["copied", "saved"])
-def test_a_copy_counts_for_itself(how):
-    memory = filled()
-    len(memory)
-    if how == "copied":
-        other = copy.deepcopy(memory)
-    else:
-        file = io.BytesIO()
-        torch.save(memory, file)
-        file.seek(0)
-        other = torch.load(file, weights_only=False)
-    for written in range(1, 7):  # as often as the first was written to, and further
+def copied(memory):
+    return copy.deepcopy(memory)
+
+
+def saved(memory):
+    file = io.BytesIO()
+    torch.save(memory, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("of", [copied, saved])
+@pytest.mark.parametrize("writes", range(1, 8))
+def test_a_copy_counts_for_itself(of, writes):
+    """Also where it has been written to as often as the first was when it was read."""
+    memory = xb.CrossBatchMemory(20, 2)
+    for row in range(5):
+        memory.enqueue(torch.ones(1, 2), torch.tensor([row]), torch.tensor([row]))
+    other = of(memory)
+    for _ in range(writes):
         other.enqueued_rows.add_(1)
-        assert (len(memory), len(other)) == (5, min(5 + written, 8))
+    assert (len(memory), len(other)) == (5, 5 + writes)
     other.enqueue(torch.ones(1, 2), torch.tensor([9]), torch.tensor([9]))
     assert other.contents().ids[-1] == 9
     assert len(memory) == 5
