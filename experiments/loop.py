@@ -7,7 +7,7 @@ loss's time. AdamW with a cosine to zero; nothing is picked along the way: the l
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Setting:
     weighting: xb.PairWeighting = field(default_factory=xb.Contrastive)
     start: int = 100
     drift_limit: float = 0.0
+    trusting: bool = False
+    """Whether the proportion is times 1 − d²/2, what a row's similarity with its image is now."""
     prism: dict[str, Any] | None = None
     """What :class:`crossbatch.Prism` is made with."""
 
@@ -101,6 +103,7 @@ def train(
     match: xb.CrossBatchNormalisation | None = None
     limit = xb.AgeLimit(setting.drift_limit) if setting.drift_limit else None
     prism = None if setting.prism is None else xb.Prism(**setting.prism)
+    trust = 1.0
     judged: list[tuple[np.ndarray, np.ndarray]] = []
     drifts, began, done, step = [], time.process_time(), 0.0, 0
     while done < 1:
@@ -122,6 +125,8 @@ def train(
             if len(memory):
                 drift = memory.drift(z, ids)
                 drifts.append(drift.squared)
+                if setting.trusting and len(drift.ages):
+                    trust += 0.05 * (1 - drift.squared.mean().item() / 2 - trust)
                 if limit is not None and len(drift.ages):
                     moved, age = drift.squared.mean().item(), drift.ages.float().mean().item()
                     limit.see(moved, age, len(drift.ages))
@@ -135,7 +140,7 @@ def train(
             weighting=setting.weighting,
             memory=references,
             objective=setting.objective,  # pyright: ignore[reportArgumentType]
-            memory_weight=setting.weight,
+            memory_weight=_trusted(setting.weight, trust),
             reduction=setting.reduction,  # pyright: ignore[reportArgumentType]
         ).value
         optimizer.zero_grad()
@@ -151,6 +156,13 @@ def train(
     drift = round(float(last.mean()), 3) if len(last) else math.nan
     told = {"seconds": round(seconds, 1), "steps": step, "drift": drift}
     return network, told | _kept(judged, right)
+
+
+def _trusted(weight: float | xb.Proportion, trust: float) -> float | xb.Proportion:
+    least = max(trust, 1e-3)
+    if isinstance(weight, xb.Proportion):
+        return replace(weight, of_batch=weight.of_batch * least)
+    return weight * least
 
 
 def _kept(

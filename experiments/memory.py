@@ -44,6 +44,7 @@ KINDS = {
     "default, momentum rises to 1": replace(DEFAULT, rising=True),
     "paper, age limit at d² = 1": Setting(drift_limit=1.0),
     "default, age limit at d² = 1": replace(DEFAULT, drift_limit=1.0),
+    "default, times 1 − d²/2": replace(DEFAULT, trusting=True),
     "proportion 0.3": Setting(weight=xb.Proportion(0.3)),
     "proportion 0.3, keys": Setting(weight=xb.Proportion(0.3), momentum=KEYS),
     "memory alone": Setting(objective="memory_alone"),
@@ -111,7 +112,13 @@ def rows(table: str, name: str, data: Data) -> dict[str, tuple[Setting, Budget]]
     if table == "long":  # trained until the network itself is good
         return {
             f"1,500 steps, {row}": (KINDS[row], replace(budget, iterations=1500))
-            for row in ("no memory", "keys, proportion 1 (default)", "keys, weight 1", "paper")
+            for row in (
+                "no memory",
+                "keys, proportion 1 (default)",
+                "default, times 1 − d²/2",
+                "keys, weight 1",
+                "paper",
+            )
         }
     if table == "slow":  # a third of the rate, for pretrained weights
         return {

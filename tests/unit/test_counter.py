@@ -55,6 +55,16 @@ def test_a_copy_counts_for_itself(of, writes):
     assert len(memory) == 5
 
 
+@pytest.mark.parametrize("of", [copied, saved])
+def test_a_copy_makes_codes_of_its_own(of):
+    memory = filled()
+    memory.encode()
+    other = of(memory)
+    assert [tile.codes is None for tile in (*memory.tiles(8), *other.tiles(8))] == [False, True]
+    other.encode()
+    assert torch.equal(next(other.tiles(8)).codes.values, next(memory.tiles(8)).codes.values)
+
+
 def test_in_inference_nothing_is_remembered():
     with torch.inference_mode():
         memory = filled()

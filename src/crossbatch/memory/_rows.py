@@ -11,7 +11,7 @@ similarity with a unit vector is off by more. A row takes D + 4 bytes instead of
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,10 @@ class Rows(nn.Module, ABC):
         self._counter = Counter()
         self._codes: Codes | None = None
         self._coded: list[tuple[Tensor, int | float]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without codes: the copied tensors begin to count their writes anew."""
+        return {**self.__dict__, "_codes": None, "_coded": []}
 
     @property
     def nbytes(self) -> int:
