@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import crossbatch as xb
 from crossbatch.data import PKSampler
 from crossbatch.evaluation import evaluate
+from crossbatch.memory import Drift
 from crossbatch.training.batch import weighted
 from experiments.data import Data
 
@@ -125,8 +126,7 @@ def train(
             if len(memory):
                 drift = memory.drift(z, ids)
                 drifts.append(drift.squared)
-                if setting.trusting and len(drift.ages):
-                    trust += 0.05 * (1 - drift.squared.mean().item() / 2 - trust)
+                trust += 0.05 * (_similarity(drift, otherwise=trust) - trust)
                 if limit is not None and len(drift.ages):
                     moved, age = drift.squared.mean().item(), drift.ages.float().mean().item()
                     limit.see(moved, age, len(drift.ages))
@@ -140,7 +140,7 @@ def train(
             weighting=setting.weighting,
             memory=references,
             objective=setting.objective,  # pyright: ignore[reportArgumentType]
-            memory_weight=_trusted(setting.weight, trust),
+            memory_weight=_trusted(setting, trust),
             reduction=setting.reduction,  # pyright: ignore[reportArgumentType]
         ).value
         optimizer.zero_grad()
@@ -158,11 +158,15 @@ def train(
     return network, told | _kept(judged, right)
 
 
-def _trusted(weight: float | xb.Proportion, trust: float) -> float | xb.Proportion:
-    least = max(trust, 1e-3)
-    if isinstance(weight, xb.Proportion):
-        return replace(weight, of_batch=weight.of_batch * least)
-    return weight * least
+def _similarity(drift: Drift, *, otherwise: float) -> float:
+    """Of stored rows with their images now, on average."""
+    return 1 - drift.squared.mean().item() / 2 if len(drift.ages) else otherwise
+
+
+def _trusted(setting: Setting, trust: float) -> float | xb.Proportion:
+    if not setting.trusting or not isinstance(setting.weight, xb.Proportion):
+        return setting.weight
+    return replace(setting.weight, of_batch=setting.weight.of_batch * max(trust, 1e-3))
 
 
 def _kept(
