@@ -159,10 +159,10 @@ class RunningSoftmax:
         """Take in every pair."""
         exponent = _not_none(self._weighting.negative_exponent(block.sim, self._columns))
         exponent = block.hide(exponent, -torch.inf)
-        terms = _powers(exponent, self._rise(exponent.amax(dim=1))[:, None])
         if self._bound is None:
-            self.active += exponent.shape[1] - block.hidden.count()
-        else:
+            self.active += self._shown(exponent, block)
+        terms = _powers(exponent, self._rise(exponent.amax(dim=1))[:, None])
+        if self._bound is not None:
             above = torch.gt(block.sim, self._bound, out=torch.empty_like(terms))
             terms.mul_(above)
             self.active += block.hide(above, 0.0).sum(dim=1)
@@ -198,6 +198,12 @@ class RunningSoftmax:
         """G⁻, once F is known."""
         scale = torch.where(self._sum > 0, (self._top + log_factor).exp(), 0.0)
         return self._gradient * scale[:, None]
+
+    def _shown(self, exponent: Tensor, block: Block) -> Tensor | int:
+        """How many pairs of each anchor have a weight where there is no bound."""
+        if self._weighting.negative_vanishes:
+            return (exponent > -torch.inf).sum(dim=1)
+        return exponent.shape[1] - block.hidden.count()
 
     def _rise(self, top: Tensor) -> Tensor:
         """Raise the running maximum; what to subtract from exponents (0 where all are −∞)."""

@@ -49,6 +49,9 @@ class PairWeighting(ABC):
     needs_both: ClassVar[bool] = False
     """Whether an anchor that lacks positives or negatives is left out altogether."""
 
+    negative_vanishes: ClassVar[bool] = False
+    """Whether E of :meth:`negative_exponent` may be −∞, also where there is no bound."""
+
     coupled: ClassVar[bool] = False
     """Whether both sides are one loss of the anchor, to be reduced by one number: the reduction
     ``mean_over_active_pairs`` is then the mean over anchors that have any active pair."""

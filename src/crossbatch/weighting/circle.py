@@ -48,6 +48,7 @@ class Circle(PairWeighting):
     cites: ClassVar[tuple[str, ...]] = ("sun2020circle",)
     needs_both: ClassVar[bool] = True
     coupled: ClassVar[bool] = True
+    negative_vanishes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_between(self.margin, 0.0, 1.0, name="margin", where="Circle")
