@@ -146,19 +146,22 @@ def pml(case: Case) -> Step:
 CONTENDERS = {"product": product, "crossbatch": ours, "pml": pml, "dense torch": dense}
 
 
-def peak_extra_mb(step: Step) -> float:
-    """The rise of the peak of the device, or of resident memory (Linux), during one step."""
+def peak_extra_mb(step: Callable[[], object]) -> float:
+    """The rise of the peak of resident memory during one step (Linux)."""
     gc.collect()
-    if step().is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    resident = _status("VmRSS")
+    before = _status("VmRSS")
     step()
-    return (_status("VmHWM") - resident) / 1024
+    return (_status("VmHWM") - before) / 1024
+
+
+def peak_extra_mb_of_device(step: Callable[[], object]) -> float:
+    """The rise of the peak of what is allocated on a CUDA device during one step."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def _status(key: str) -> int:
@@ -174,7 +177,8 @@ def measure(
     for step in steps.values():  # room that is kept, codes of the memory among it, is not a peak
         step()
         step()
-    extra = {name: peak_extra_mb(step) for name, step in steps.items()}
+    peak = peak_extra_mb_of_device if case.rows.is_cuda else peak_extra_mb
+    extra = {name: peak(step) for name, step in steps.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():

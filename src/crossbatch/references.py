@@ -6,7 +6,7 @@ itself, a memory of past batches, or a memory spread over machines differ only i
 tiles come from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -74,8 +74,8 @@ class Encodable(Protocol):
 class Standing(Protocol):
     """References whose tiles are views of tensors that stay where they are."""
 
-    def standing(self, device: torch.device) -> tuple[int, ...] | None:
-        """Where they are and how many; None unless they are on this device."""
+    def standing(self, device: torch.device) -> Hashable | None:
+        """What they are, how many and where; None unless they are on this device."""
         ...
 
 

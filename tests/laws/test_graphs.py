@@ -60,9 +60,6 @@ def told(w, p, references, reduction="sum_per_anchor", enqueue=False):
     return vars(result) | {"value": result.value.detach(), "grad": x.grad}
 
 
-COUNTED = {"active_negatives", "statistics"}  # of anchors without positives they are anything
-
-
 @pytest.mark.parametrize("w", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("own", [False, True])
@@ -87,7 +84,13 @@ def test_what_is_played_is_the_loss(stage, w, reduction, own):
         torch.testing.assert_close(found["value"], result.value.detach(), **near)
         assert found.keys() - {"grad"} == vars(result).keys()
         assert found["statistics"].keys() == result.statistics.keys()
-        for name in found.keys() - COUNTED - {"value", "grad", "scales", "gradient"}:
+        whole = (result.positives > 0) & (result.negatives > 0)  # others' may be anything
+        for name, value in result.statistics.items():
+            torch.testing.assert_close(found["statistics"][name][whole], value[whole], **near)
+        torch.testing.assert_close(found["scales"], result.scales, **near)
+        counts = {name for name, value in found.items() if name.endswith("tives")}
+        assert len(counts) == 4
+        for name in counts | {"active_anchors"}:
             assert torch.equal(found[name], getattr(result, name)), name
             assert found[name].dtype == getattr(result, name).dtype
         assert stage.played == (max(step - 2, 0) if graphs.is_value(w) else 0)

@@ -117,8 +117,9 @@ def pair_loss(
 
     Cost: one product of B × M × D per stage of the weighting plus one to two for the gradient;
     memory beyond the inputs a few B × D and one block of 512 kB (CPU) or 64 MB (GPU). On a GPU the
-    fourth loss that is alike beside a memory that stays is played from a CUDA graph, which keeps
-    its room as long as the memory lives (:mod:`crossbatch.engine.graphs`). Over W ranks
+    fourth loss that is alike, beside a memory or of a batch beside itself, is played from a CUDA
+    graph, which keeps its room as long as the memory lives, or until eight other shapes of batch
+    have come (:mod:`crossbatch.engine.graphs`). Over W ranks
     that share M rows the anchors are W times as many and the references of each M / W: as much
     work, and beside it the exchange of W B (D + 2) numbers of anchors, W B k of statistics and
     2 W B D of gradients.

@@ -10,7 +10,7 @@ similarity with a unit vector is off by more. A row takes D + 4 bytes instead of
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -27,7 +27,11 @@ _ROWS = 1 << 14  # whose norm is taken at a time, to need little room
 
 
 class Counter:
-    """A count that is kept in a buffer, read from its device only where somebody else wrote it."""
+    """A count that is kept in a buffer, read from its device only where somebody else wrote it.
+
+    Whoever writes past torch's in-place operations, through ``.data`` or a raw collective, is not
+    seen.
+    """
 
     def __init__(self) -> None:
         self._seen: tuple[Tensor, int | float] | None = None
@@ -142,12 +146,12 @@ class Rows(nn.Module, ABC):
             codes = self._codes.rows(part) if self._codes is not None and self._fresh() else None
             yield Tile(self._read(part), self.labels[part], self.ids[part], codes)
 
-    def standing(self, device: torch.device) -> tuple[int, ...] | None:
-        """How many rows are filled and where their tensors are; None if on another device."""
-        parts = (self.embeddings, self.labels, self.ids, self.scales)
+    def standing(self, device: torch.device) -> Hashable | None:
+        """How many rows are filled, and what and where their tensors are; None if elsewhere."""
         if self.embeddings.device != device:
             return None
-        return len(self), *(x.data_ptr() for x in parts if x is not None)
+        parts = (self.embeddings, self.labels, self.ids, self.scales)
+        return len(self), *((x.dtype, x.data_ptr()) for x in parts if x is not None)
 
     def encode(self) -> None:
         """Keep eight-bit codes from now on: M · (D + 12) bytes, M · 8 beside ``torch.int8``.
