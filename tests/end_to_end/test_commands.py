@@ -122,3 +122,20 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(work, tmp_path, kil
     assert "Traceback" not in run.stderr
     assert not [path for path in (tmp_path / "r").rglob("*") if ".part." in path.name]
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
+
+
+def test_an_image_that_is_gone_when_it_is_wanted_is_one_sentence(tmp_path):
+    """Though a process of the loader finds it, whose traceback torch puts before the message."""
+    rng = np.random.default_rng(0)
+    for c in range(12):
+        (tmp_path / "photos" / f"class{c}").mkdir(parents=True)
+        for i in range(3):
+            blobs.picture(rng, rng.uniform(0, 1, 3)).save(tmp_path / f"photos/class{c}/{i}.png")
+    crossbatch("manifest", "folder", tmp_path / "photos", "--out", tmp_path / "m.parquet")
+    for file in tmp_path.glob("photos/*/*.png"):
+        file.unlink()
+    flags = blobs.options(mode="fine_tune", workers=1)
+    run = crossbatch("train", tmp_path / "m.parquet", "--out", tmp_path / "run", *flags)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert "crossbatch: Expected a readable image in row" in run.stderr

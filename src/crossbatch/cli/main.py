@@ -60,7 +60,7 @@ def main() -> None:
     try:
         raise SystemExit(run(arguments[0], arguments[1:]))
     except CrossbatchError as error:
-        print(f"crossbatch: {error}", file=sys.stderr)
+        print(f"crossbatch: {_message(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has left
@@ -82,6 +82,12 @@ def _in_thread(found: threading.ExceptHookArgs) -> None:
     error = found.exc_value
     if not (isinstance(error, OSError) and error.errno in _NO_ROOM):
         threading.__excepthook__(found)
+
+
+def _message(error: CrossbatchError) -> str:
+    """What the error says, without the traceback that torch adds in a process of a loader."""
+    kind = type(error)
+    return str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
 
 
 def run(command: str, arguments: list[str]) -> int:
