@@ -4,6 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+PATIENCE = 400  # seconds, on a machine that is at other work, too
 
 
 def start(arguments, world=2):
@@ -33,11 +37,15 @@ def start(arguments, world=2):
 
 
 def launch(arguments, world=2):
-    """Waits for all ranks, and fails with what they said."""
+    """Waits for all ranks, and fails with what they said; one that fails ends the others."""
     ranks = start(arguments, world)
-    try:
-        said = [rank.communicate(timeout=400)[0] for rank in ranks]
-    finally:
+    with ThreadPoolExecutor(world) as pool:  # who listens to one alone lets another's pipe fill
+        said = [pool.submit(rank.communicate) for rank in ranks]
+        end = time.monotonic() + PATIENCE
+        codes = [None] * world
+        while None in codes and not any(codes) and time.monotonic() < end:
+            time.sleep(0.05)
+            codes = [rank.poll() for rank in ranks]
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(said)
+    assert codes == [0] * world, "\n".join(part.result()[0] for part in said)

@@ -33,7 +33,12 @@ def both(path, out, saved, more):
         state["loaded"] = {n: x.clone() for n, x in trainee.state_dict()["memory"].items()}
         state["resumed"] = [report._asdict() for report in steps(trainee)]
         torch.save(state, Path(out) / f"{kind}{rank}.pt")
-    trainee.accelerator.end_training()
+    # The reducer of DDP must not be the last to hold the process group: its destructor keeps the
+    # GIL while it waits for gloo's thread, which may want the GIL to let a tensor go.
+    accelerator = trainee.accelerator
+    del trainee
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def leaves(path, out, how, timeout):
