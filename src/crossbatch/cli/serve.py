@@ -1,5 +1,6 @@
 """``crossbatch serve INDEX``: a page and an API that find similar pictures."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,7 @@ def main(argv: list[str]) -> int:
         if token is not None and given is None:
             console.print(f"Token: {escape(token)}", soft_wrap=True)
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # which a shell's background jobs do not get
         serve(options.index, address, limits=limits, token=token, ready=ready)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+    console.print("Stopped.")
     return 0
