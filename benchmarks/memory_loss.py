@@ -15,7 +15,6 @@ dense torch: similarities, masks, autograd.
 import argparse
 import ctypes
 import gc
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -200,7 +199,12 @@ def machine(options: argparse.Namespace) -> str:
     """What the figures are of."""
     if options.device == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
-    return f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)"
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"torch {torch.__version__}, {models[0]}, {options.threads} thread(s)"
 
 
 def check(case: Case) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from crossbatch._shapes import Bool, Int
 
 _HASHES = 1 << 18
+_PRIME = 262_139  # the largest below
 
 
 @dataclass(frozen=True)
@@ -29,4 +30,6 @@ class Lookup:
 
 def _hash(values: Tensor) -> Tensor:
     values = values.long()
+    if values.is_cuda:  # where calls are dear and division is not
+        return values.remainder(_PRIME)
     return (values ^ (values >> 16)).bitwise_and_(_HASHES - 1)

@@ -43,5 +43,7 @@ def test_every_batch_is_the_cpus(w):
     for p in several:
         expected, found = (loss(w, *where[:1], p, *where[1:]) for where in memories)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-    recorders = [*graphs._BESIDE.get(memories[1][0], {}).values(), *graphs._OWN.values()]
+    memory = memories[1][0]
+    assert [r._recording is not None for r in memory._recorders.values()] == [True]
+    recorders = [*graphs._BESIDE.get(memory, {}).values(), *graphs._OWN.values()]
     assert [r._recording is not None for r in recorders] == [True, True] * graphs.is_value(w)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
+from crossbatch._recorded import Room
 from crossbatch.engine import Tiling
 from crossbatch.engine.pairs import Anchors
 from crossbatch.engine.sweep import sweep
@@ -306,8 +307,10 @@ def test_with_room_for_mixed_references_all_shapes_are_known(w, seed, rows, room
     references = xb.Batch(p.a, p.labels, p.ids) if own else p.references
     known = {"rows": rows, "path": path, "reference_gradient": own}
     expected = sweep(anchors, references, w, **known)
-    found = sweep(anchors, references, w, room=room, **known)
+    place = Room(room, 90, torch.device("cpu"))
+    found = sweep(anchors, references, w, room=place, **known)
     assert int(found.mixed) == expected.mixed
+    assert place.sufficed() == (expected.mixed <= room or room >= 90)
     if expected.mixed > room:
         return
     near = {"rtol": 1e-9, "atol": 1e-11}

@@ -1,5 +1,6 @@
 """A loss that is recorded and played is the loss; the recording is acted by calling again."""
 
+import copy
 import gc
 import weakref
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import crossbatch as xb
+from crossbatch import _recorded
 from crossbatch.engine import graphs
 from tests.generators import problem
 from tests.tables import REDUCTIONS, WEIGHTINGS
@@ -33,9 +35,9 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch):
     made = Stage()
-    monkeypatch.setattr(graphs, "possible", lambda x: True)
-    monkeypatch.setattr(graphs, "record", made.record)
-    monkeypatch.setattr(graphs, "_OWN", graphs._Recorders())
+    monkeypatch.setattr(_recorded, "possible", lambda x: True)
+    monkeypatch.setattr(_recorded, "record", made.record)
+    monkeypatch.setattr(graphs, "_OWN", _recorded.Recorders())
     return made
 
 
@@ -103,8 +105,8 @@ def test_results_stay_when_the_next_is_played(stage):
     kept = [{k: v.clone() for k, v in r.items() if isinstance(v, torch.Tensor)} for r in results]
     told(xb.SupCon(), several[2], memory)
     assert stage.played == 4
-    for result, copy in zip(results, kept, strict=True):
-        for name, value in copy.items():
+    for result, before in zip(results, kept, strict=True):
+        for name, value in before.items():
             assert torch.equal(result[name], value)
     assert len({float(r["value"]) for r in results}) == len(results)
 
@@ -153,8 +155,34 @@ def test_a_memory_that_fills_moves_or_is_loaded_is_recorded_anew(stage):
     assert torch.equal(x, moved.contents().embeddings[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int8])
+def test_drift_that_is_played_is_the_drift(stage, monkeypatch, dtype):
+    monkeypatch.setattr(xb.CrossBatchMemory, "_compares", lambda self, rows: self.recorded)
+    several = batches(12)
+    played, plain = (xb.CrossBatchMemory(90, several[0].r.shape[1], dtype=dtype) for _ in "12")
+    played.recorded, plain.recorded = True, False
+    for step, p in enumerate(several):
+        ids = torch.where(torch.arange(5) < step % 6, p.ids, torch.randint(1000, 1090, (5,)))
+        found, expected = played.drift(p.a, ids), plain.drift(p.a, ids)
+        assert torch.equal(found.ages, expected.ages)
+        assert torch.equal(found.squared, expected.squared)
+        for memory in (played, plain):
+            memory.enqueue(p.r[:30], p.ref_labels[:30], torch.arange(1000 + step, 1030 + step))
+            memory.enqueue(p.a, p.labels, p.ids)
+    assert stage.played >= 4
+    kept = copy.deepcopy(played)
+    assert not kept._recorders
+    before = stage.played
+    kept.births += 1  # one batch younger than they are
+    p = several[0]
+    told = [memory.drift(p.a, p.ids).ages for memory in (kept, played)]
+    assert stage.played == before + 1
+    assert torch.equal(told[0], told[1] - 1)
+
+
 def test_recordings_end_with_their_memory(stage, monkeypatch):
-    monkeypatch.setattr(graphs, "record", lambda f: (f(), lambda: None))  # as a graph: keeps no f
+    monkeypatch.setattr(_recorded, "record", lambda f: (f(), int))  # as a graph, keeps no f
+    monkeypatch.setattr(_recorded.Room, "clear", lambda self: None)
     p = batches(1, classes=60)[0]
     memory = memory_of(p)
     for _ in range(4):
@@ -174,7 +202,7 @@ def test_what_cannot_be_recorded_is_taken_step_by_step(stage, monkeypatch):
         tried.append(function)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graphs, "record", refuse)
+    monkeypatch.setattr(_recorded, "record", refuse)
     p = batches(1, classes=60)[0]
     memory = memory_of(p)
     values = {float(told(xb.Contrastive(), p, memory)["value"]) for _ in range(6)}

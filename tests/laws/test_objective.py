@@ -22,15 +22,16 @@ def problem(seed=0, rows=12, size=200, dim=8):
 @pytest.mark.parametrize("beside", ["itself", "memory"])
 def test_the_gradient_of_the_result_is_that_of_autograd(weighting, reduction, beside):
     z, labels, ids, memory = problem()
-    result = xb.pair_loss(
-        z,
-        labels,
-        weighting=WEIGHTINGS[weighting],
-        references=memory if beside == "memory" else None,
-        ids=ids,
-        reduction=reduction,
-    )
+    how = {
+        "weighting": WEIGHTINGS[weighting],
+        "references": memory if beside == "memory" else None,
+        "ids": ids,
+        "reduction": reduction,
+    }
+    result = xb.pair_loss(z, labels, **how)
     (gradient,) = torch.autograd.grad(result.value, z)
+    unasked = xb.pair_loss(z.detach(), labels, **how)
+    torch.testing.assert_close(unasked.gradient, gradient)
     torch.testing.assert_close(result.gradient, gradient)
     assert gradient.abs().max() > 0
     assert not result.gradient.requires_grad

@@ -58,7 +58,7 @@ class ObjectiveResult:
         value: Scalar.
         batch: L(batch, batch).
         memory: L(batch, memory), without its weight.
-        weight: w, a scalar.
+        weight: w, a scalar; a number that was given stays on the CPU.
     """
 
     value: Float[Tensor, ""]
@@ -130,7 +130,7 @@ def combined(
         assert batch is not None
         return ObjectiveResult(batch.value, batch, None, None)
     weight = _weight(memory_weight, batch, memory)
-    value = weight * memory.value
+    value = memory.value if memory_weight == 1 else weight * memory.value
     return ObjectiveResult(value if batch is None else batch.value + value, batch, memory, weight)
 
 
@@ -138,11 +138,11 @@ def _weight(
     given: float | Proportion, batch: PairLossResult | None, memory: PairLossResult
 ) -> Tensor:
     if not isinstance(given, Proportion):
-        return memory.gradient.new_full((), given)
+        return torch.tensor(given, dtype=memory.gradient.dtype)
     assert batch is not None
-    squares = torch.stack([r.gradient.square().sum() for r in (batch, memory)])
+    gradients = torch.stack([batch.gradient, memory.gradient])
+    squares = gradients.square().sum(dim=(1, 2))
     Ranks.here().add(squares)
     of_batch, of_memory = squares.sqrt()
     both = (of_batch > 0) & (of_memory > 0)
-    fixed = of_batch.new_full((), given.otherwise)
-    return torch.where(both, given.of_batch * of_batch / of_memory, fixed)
+    return torch.where(both, given.of_batch * of_batch / of_memory, given.otherwise)

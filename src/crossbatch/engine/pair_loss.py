@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings, check_integers
+from crossbatch._recorded import Room
 from crossbatch._shapes import Bool, Float, Int
 from crossbatch.engine import graphs
 from crossbatch.engine.pairs import Anchors
@@ -146,72 +147,80 @@ def pair_loss(
                 "Enqueue the batch into the memory before its loss, and skip empty batches.",
             )
         )
-    source = references.embeddings if isinstance(references, Batch) else None
+    source = references.embeddings if isinstance(references, Batch) and not own else None
     compute = partial(
         _compute,
         weighting=weighting,
         reduction=reduction,
         tiling=tiling,
-        through=source is not None and source.requires_grad,
+        through=own or (source is not None and source.requires_grad),
+        own=own,
     )
-    anchors = Anchors.of(embeddings, labels, ids)
-    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-        alike = (reduction, tiling, compute.keywords["through"])
-        beside = None if own else references
-        found = graphs.take(anchors, beside, compute, weighting=weighting, alike=alike)
-    return _told(found, embeddings, source, own=own)
+    return graphs.take(
+        Anchors.of(embeddings, labels, ids),
+        None if own else references,
+        compute,
+        weighting=weighting,
+        alike=(reduction, tiling, compute.keywords["through"]),
+        tell=partial(_told, embeddings=embeddings, source=source),
+    )
 
 
+@torch.no_grad()
 def _compute(
     anchors: Anchors,
     references: References,
-    room: int | None,
+    room: Room | None,
     *,
     weighting: PairWeighting,
     reduction: Reduction,
     tiling: Tiling,
     through: bool,
+    own: bool,
 ) -> dict[str, Tensor]:
-    """Everything that is told of a loss; ``through`` takes the gradient of references, too."""
-    folded = sweep(
-        anchors,
-        references,
-        weighting,
-        rows=tiling.rows,
-        path=tiling.path,
-        reference_gradient=through,
-        room=room,
-    )
-    pull, push = _scales(folded.stats, weighting, reduction)
-    value, gradient, reference = _reduce(folded, weighting, (pull, push))
+    """Everything that is told of a loss.
+
+    ``through`` takes the gradient of references, too; of one's ``own`` it is part of the anchors'.
+    """
+    with torch.autocast(anchors.embeddings.device.type, enabled=False):
+        folded = sweep(
+            anchors,
+            references,
+            weighting,
+            rows=tiling.rows,
+            path=tiling.path,
+            reference_gradient=through,
+            room=room,
+        )
+        pull, push = _scales(folded.stats, weighting, reduction)
+        value, gradient, reference = _reduce(folded, weighting, (pull, push))
+    if own and reference is not None:
+        gradient, reference = gradient + reference, None
     found = {"value": value, "gradient": gradient, "pull scale": pull, "push scale": push}
     if reference is not None:
         found["reference gradient"] = reference
-    numbers = torch.stack([folded.stats.pop(name) for name in _NUMBERS])
-    mixed = torch.as_tensor(folded.mixed)
-    return {"mixed": mixed, "numbers": numbers, **found} | {
+    numbers = torch.stack([folded.stats.pop(name) for name in _NUMBERS]).long()
+    found |= {"numbers": numbers, "active": numbers[2:].any(dim=0)}
+    return {"mixed": torch.as_tensor(folded.mixed), **found} | {
         f"statistic {name}": value for name, value in folded.stats.items()
     }
 
 
-def _told(
-    found: dict[str, Tensor], embeddings: Tensor, source: Tensor | None, *, own: bool
-) -> PairLossResult:
+def _told(found: dict[str, Tensor], embeddings: Tensor, source: Tensor | None) -> PairLossResult:
     """What users see of a loss."""
-    numbers = found["numbers"].long()
     gradient, reference = found["gradient"], found.get("reference gradient")
     attach = cast("Callable[..., Tensor]", _Attach.apply)  # pyright: ignore[reportUnknownMemberType]
     return PairLossResult(
         value=attach(embeddings, source, found["value"], gradient, reference),
-        active_anchors=numbers[2:].any(dim=0),
+        active_anchors=found["active"],
         scales=(found["pull scale"], found["push scale"]),
-        gradient=gradient if reference is None or not own else gradient + reference,
+        gradient=gradient,
         statistics={
             name.removeprefix("statistic "): value
             for name, value in found.items()
             if name.startswith("statistic ")
         },
-        **dict(zip(_NUMBERS, numbers, strict=True)),
+        **dict(zip(_NUMBERS, found["numbers"], strict=True)),
     )
 
 

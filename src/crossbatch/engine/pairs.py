@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from crossbatch._lookup import Lookup
+from crossbatch._recorded import Room
 from crossbatch._shapes import Bool, Float, Int
 from crossbatch.references import References, Tile
 
@@ -49,6 +50,12 @@ class Anchors:
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
+    def tiles(self, rows: int) -> Iterator[Tile]:
+        """Yield them as references of each other."""
+        for start in range(0, len(self), rows):
+            part = slice(start, start + rows)
+            yield Tile(self.embeddings[part], self.labels[part], self.ids[part])
+
 
 @dataclass(frozen=True)
 class Mixed:
@@ -69,8 +76,8 @@ class Split:
         references: The M references.
         rows: References in a block.
         room: For how many mixed references of a tile there is room. Every shape is then known
-            before the look-up, and the host never waits for the device; who gave it must see that
-            ``count`` is no more. None takes as much as is needed.
+            before the look-up, and the host never waits for the device; whoever gave it is told
+            the ``count``, and must see that it is no more. None takes as much as is needed.
 
     Attributes:
         count: How many references are mixed; with room a tensor.
@@ -80,24 +87,32 @@ class Split:
     """
 
     def __init__(
-        self, anchors: Anchors, references: References, rows: int, *, room: int | None = None
+        self, anchors: Anchors, references: References, rows: int, *, room: Room | None = None
     ) -> None:
         self.anchors, self.references, self.rows, self.room = anchors, references, rows, room
-        tables = Lookup.of(anchors.labels), Lookup.of(anchors.ids)
-        self._masks = [_candidates(tile, *tables) for tile in references.tiles(rows * BLOCKS)]
-        most = _MIXED_BELOW * len(references)
-        self.count: int | Tensor
-        if room is None:
-            self._found = [places_of(mask) for mask in self._masks]
-            self.count = kept = sum(len(places) for places in self._found)
-        else:
-            self.count = torch.stack([mask.sum() for mask in self._masks]).sum()
-            kept = room * len(self._masks)
-        self.all_mixed = kept > most
+        self._masks: list[Tensor] = []
+        self._found: list[Tensor] = []
+        self.count: int | Tensor = len(references)
+        kept = self._look_up() if references is not anchors else len(anchors)
+        self.all_mixed = kept > _MIXED_BELOW * len(references)
         self.any_plain = not self.all_mixed and (room is not None or kept < len(references))
         self.plain = 0 if self.all_mixed else len(references) - self.count
         self._kept: list[Mixed] | None = None
-        self._keep = not self.all_mixed and kept * len(anchors) <= _KEPT
+        self._keep = (len(references) if self.all_mixed else kept) * len(anchors) <= _KEPT
+
+    def _look_up(self) -> int:
+        """Find the mixed ones; how many rows they take."""
+        tables = Lookup.of(self.anchors.labels), Lookup.of(self.anchors.ids)
+        tiles = self.references.tiles(self.rows * BLOCKS)
+        self._masks = [_candidates(tile, *tables) for tile in tiles]
+        if self.room is None:
+            self._found = [places_of(mask) for mask in self._masks]
+            self.count = sum(len(places) for places in self._found)
+            return self.count
+        counts = [mask.sum() for mask in self._masks]
+        self.count = counts[0] if len(counts) == 1 else torch.stack(counts).sum()
+        self.room.tell(self.count)
+        return self.room.size * len(counts)
 
     def mixed(self) -> Iterator[Mixed]:
         """Blocks of mixed references, the same ones in every sweep."""
@@ -105,7 +120,8 @@ class Split:
             yield from self._kept
             return
         kept: list[Mixed] = []
-        for tile, place in self._padded() if self.room is not None else self._gathered():
+        found = self._gathered() if self.room is None else self._padded(self.room.size)
+        for tile, place in self._all() if self.all_mixed else found:
             block = self._compare(tile, place)
             if self._keep:
                 kept.append(block)
@@ -123,24 +139,21 @@ class Split:
             yield start, tile, Hidden(found.to(self.anchors.embeddings.device))
             start += len(tile.labels)
 
-    def _padded(self) -> Iterator[tuple[Tile, Tensor]]:
+    def _padded(self, room: int) -> Iterator[tuple[Tile, Tensor]]:
         """The mixed references of each tile in as many rows as there is room for."""
-        start, room = 0, self.room or 0
+        start = 0
         for tile, mask in zip(self._tiles(), self._masks, strict=True):
-            if self.all_mixed:
-                yield from self._cut(tile, start)
-            else:
-                places = _first_places(mask, room)
-                yield _rows(tile, places.clamp(min=0)), torch.where(places < 0, -1, places + start)
+            places = _first_places(mask, room)
+            rows = _rows(tile, places.clamp(min=0))
+            yield rows, torch.where(places < 0, -1, places + start) if start else places
             start += len(tile.labels)
 
     def _gathered(self) -> Iterator[tuple[Tile, Tensor]]:
+        """The mixed references of all tiles, about a block at a time."""
         pieces: list[tuple[Tile, Tensor]] = []
         start = 0
         for tile, places in zip(self._tiles(), self._found, strict=True):
-            if self.all_mixed:
-                yield from self._cut(tile, start)
-            elif len(places):
+            if len(places):
                 pieces.append((_rows(tile, places), places + start))
                 if sum(len(place) for _, place in pieces) >= self.rows:
                     yield _join(pieces)
@@ -149,17 +162,21 @@ class Split:
         if pieces:
             yield _join(pieces)
 
+    def _all(self) -> Iterator[tuple[Tile, Tensor]]:
+        """All references, a block at a time."""
+        start = 0
+        for tile in self._tiles():
+            for first in range(0, len(tile.labels), self.rows):
+                part = slice(first, first + self.rows)
+                block = Tile(tile.embeddings[part], tile.labels[part], tile.ids[part])
+                place = torch.arange(len(block.labels), device=tile.labels.device)
+                yield block, place + (start + first)
+            start += len(tile.labels)
+
     def _tiles(self) -> Iterator[Tile]:
         """All references, brought to the anchors."""
         for tile in self.references.tiles(self.rows * BLOCKS):
             yield tile.to(self.anchors.embeddings.device)
-
-    def _cut(self, tile: Tile, start: int) -> Iterator[tuple[Tile, Tensor]]:
-        for first in range(0, len(tile.labels), self.rows):
-            part = slice(first, first + self.rows)
-            block = Tile(tile.embeddings[part], tile.labels[part], tile.ids[part])
-            place = torch.arange(len(block.labels), device=tile.labels.device)
-            yield block, place + (start + first)
 
     def _compare(self, tile: Tile, place: Tensor) -> Mixed:
         x = self.anchors
@@ -167,7 +184,7 @@ class Split:
         same_label = x.labels[:, None] == tile.labels.long()[None, :]
         other_id = x.ids[:, None] != tile.ids.long()[None, :]
         sim = x.embeddings @ references.T
-        if self.room is not None:
+        if self.room is not None and not self.all_mixed:
             other_id &= place >= 0
             place = place.clamp(min=0)
         return Mixed(references, sim, same_label & other_id, ~same_label & other_id, place)
@@ -218,10 +235,9 @@ def _candidates(tile: Tile, labels: Lookup, ids: Lookup) -> Bool[Tensor, " T"]:
 
 def _first_places(mask: Bool[Tensor, " T"], room: int) -> Int[Tensor, " K"]:
     """Where a mask is true, so many of them; −1 fills up."""
-    rank = mask.cumsum(0) - 1
-    slot = torch.where(mask & (rank < room), rank, room)
-    places = torch.full((room + 1,), -1, dtype=torch.int64, device=mask.device)
-    return places.scatter_(0, slot, torch.arange(len(mask), device=mask.device))[:room]
+    slot = mask.cumsum(0).clamp_(max=room + 1).mul_(mask)  # 0 and the last are for nobody
+    places = torch.full((room + 2,), -1, dtype=torch.int64, device=mask.device)
+    return places.scatter_(0, slot, torch.arange(len(mask), device=mask.device))[1 : room + 1]
 
 
 def places_of(mask: Bool[Tensor, "..."]) -> Int[Tensor, " C"]:

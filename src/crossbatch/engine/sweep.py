@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from crossbatch._recorded import Room
 from crossbatch._shapes import Float
 from crossbatch.collective import Ranks
 from crossbatch.engine.fused import Sums
@@ -69,7 +70,7 @@ def sweep(
     rows: int | None = None,
     path: Path | None = None,
     reference_gradient: bool = False,
-    room: int | None = None,
+    room: Room | None = None,
 ) -> Folded:
     """Fold all stages, then the gradient.
 
