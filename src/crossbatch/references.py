@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Float, Int
-from crossbatch.codes import Codes
+from crossbatch.codes import Codes, Rounded
 from crossbatch.collective import Ranks
 
 
@@ -30,7 +30,7 @@ class Tile(NamedTuple):
     embeddings: Float[Tensor, "T D"]
     labels: Int[Tensor, " T"]
     ids: Int[Tensor, " T"]
-    codes: Codes | None = None
+    codes: Codes | Rounded | None = None
 
     def rows(self, place: Int[Tensor, " n"]) -> "Tile":
         """A copy of some of them."""
@@ -41,7 +41,9 @@ class Tile(NamedTuple):
         """The tile on a device; itself where it is there already."""
         if self.embeddings.device == device:
             return self
-        codes = None if self.codes is None else Codes(*(x.to(device) for x in self.codes))
+        codes = self.codes
+        if codes is not None:
+            codes = type(codes)(*(x.to(device) for x in codes))
         return Tile(self.embeddings.to(device), self.labels.to(device), self.ids.to(device), codes)
 
 

@@ -4,12 +4,15 @@ import threading
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
 from crossbatch import codes as module
-from crossbatch.codes import ROUNDING, encode, similarities
+from crossbatch.codes import ROUNDING, encode, round_off, similarities
+from crossbatch.engine.scratch import Scratch
+from crossbatch.engine.screen import Screen
 
 
 @settings(max_examples=100, deadline=None)
@@ -29,6 +32,55 @@ def test_no_similarity_exceeds_its_bound(seed, dim, spread):
     error = reach * codes.residual + (x.residual.amax() + ROUNDING * reach) * codes.norm
     bound = product * x.scale[:, None].double() * codes.scale + error
     assert (a.double() @ r.double().T <= bound).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    dim=st.integers(1, 70),
+    spread=st.sampled_from([1e-18, 1e-6, 1.0, 30.0]),
+    rank=st.integers(-1, 40),
+    each=st.booleans(),
+    halves=st.booleans(),
+)
+def test_whatever_passes_is_marked(seed, dim, spread, rank, each, halves):
+    """Beside bounds that stand at similarities, of any sign, for all anchors or for each."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(9, dim, generator=g) * torch.rand(9, 1, generator=g) * spread
+    r = torch.randn(40, dim, generator=g) ** 3 * spread
+    r[3], x[5] = 0, 0
+    sim = r.double() @ x.double().T
+    order = sim.sort(dim=0).values
+    bound = torch.full((9,), torch.inf) if rank == 40 else order[rank].float()
+    bound = -bound if rank == -1 else bound
+    limit = bound if each else float(bound[4])
+    codes = round_off(r) if halves else encode(r)
+    marked = Screen(x, limit, Scratch()).mark(codes, 7)
+    passing = sim > (bound.double() if each else limit)
+    assert marked[passing].all()
+
+
+def test_what_is_far_below_the_bound_is_not_marked():
+    x, r = (F.normalize(torch.randn(n, 64), dim=1) for n in (20, 500))
+    sim = r @ x.T
+    for bound in (0.2, -0.1):
+        near = (sim > bound - 0.03).sum()
+        for codes in (round_off(r), encode(r)):
+            marked = Screen(x, bound, Scratch()).mark(codes, 100)
+            assert (sim > bound).sum() <= marked.sum() <= near
+
+
+def test_rounded_rows_are_off_by_what_they_say():
+    r = torch.randn(20_000, 9)
+    codes = round_off(r)
+    torch.testing.assert_close(codes.residual, (r - codes.values).norm(dim=1))
+    torch.testing.assert_close(codes.norm, r.norm(dim=1))
+    assert 0 < codes.residual.max() < 2**-8 * codes.norm.max()
+    again = round_off(codes.values)
+    assert again.values.data_ptr() == codes.values.data_ptr()
+    assert not again.residual.any()
+    part = codes.rows(slice(3, 9))
+    assert torch.equal(part.values, codes.values[3:9])
 
 
 def test_codes_are_as_near_as_eight_bits_allow():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from crossbatch import CrossBatchMemory
-from crossbatch.codes import encode
+from crossbatch.codes import coded
 
 DIM = 2
 
@@ -72,7 +72,7 @@ class MemoryAgainstDeque(RuleBasedStateMachine):
             return
         for tile in self.memory.tiles(4):
             if tile.codes is not None:
-                expected = encode(tile.embeddings)
+                expected = coded(tile.embeddings)
                 assert all(map(torch.equal, tile.codes, expected))
 
     @invariant()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import crossbatch as xb
+from crossbatch.codes import coded
 from crossbatch.memory._table import find, insert, slots_for
 
 DIM = 2
@@ -98,8 +99,8 @@ class MemoryAgainstDict(RuleBasedStateMachine):
         assert sorted(int(i) for t in tiles for i in t.ids) == sorted(self.rows)
         for tile in tiles:
             if tile.codes is not None:
-                read = tile.codes.values * tile.codes.scale[:, None]
-                torch.testing.assert_close(read, tile.embeddings)
+                expected = coded(tile.embeddings)
+                assert all(map(torch.equal, tile.codes, expected))
 
 
 TestMemoryAgainstDict = MemoryAgainstDict.TestCase

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
+import crossbatch.codes
 from crossbatch.engine.pair_loss import Tiling
 
 KINDS = [xb.CrossBatchMemory, xb.PerImageMemory]
@@ -66,8 +67,10 @@ def test_int8_is_off_by_no_more_than_it_says(seed, dim, size, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["dense", "sparse", "screened"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8])
-def test_the_loss_is_that_of_what_is_read_back(kind, path, dtype):
-    """int8 rows are their own codes: screening by them selects what the read rows select."""
+@pytest.mark.parametrize("halves", [True, False])
+def test_the_loss_is_that_of_what_is_read_back(monkeypatch, kind, path, dtype, halves):
+    """int8 rows, and bfloat16, are their own codes: these select what the read rows select."""
+    monkeypatch.setattr(crossbatch.codes, "rounds", lambda: halves)
     z = F.normalize(torch.randn(600, 16), dim=1)
     memory = fill(kind, dtype, z, batch=64)
     a, labels, ids = z[:12].clone().requires_grad_(), torch.arange(12) // 4, torch.arange(12)

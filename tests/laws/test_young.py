@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crossbatch as xb
+import crossbatch.codes
 from crossbatch.memory.young import WINDOW, YoungRows
 
 KINDS = {
@@ -58,16 +59,17 @@ def test_young_rows_are_those_of_the_last_batches(kind, batches, age, rows):
                 torch.testing.assert_close(x, newest[image], atol=0.01, rtol=0)
 
 
-def test_codes_come_with_the_rows():
+@pytest.mark.parametrize("halves", [True, False])
+def test_codes_come_with_the_rows(monkeypatch, halves):
+    monkeypatch.setattr(crossbatch.codes, "rounds", lambda: halves)
     memory = xb.CrossBatchMemory(30, 4)
     fill(memory, 6)
     young = YoungRows(memory, 1)
     young.encode()
     (tile,) = young.tiles(100)
     codes = tile.codes
-    torch.testing.assert_close(
-        codes.values * codes.scale[:, None], tile.embeddings, atol=0.01, rtol=0
-    )
+    read = codes.values if halves else codes.values * codes.scale[:, None]
+    torch.testing.assert_close(read.float(), tile.embeddings, atol=0.01, rtol=0)
 
 
 def test_no_limit_is_the_memory():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import crossbatch as xb
+import crossbatch.codes
 from crossbatch.cli.train import parse
 from crossbatch.data import Manifest
 from crossbatch.training import Trainee, resume, steps, train
@@ -69,10 +70,23 @@ def test_bytes_are_those_of_the_memory(manifest, weighting):
     assert prediction.seconds > 0
 
 
-def test_codes_count_once_they_are_there():
-    memory = xb.CrossBatchMemory(100, 8)
+@pytest.mark.parametrize(
+    ("halves", "dtype", "codes"),
+    [
+        (False, torch.float32, 8 + 12),
+        (True, torch.float32, 2 * 8 + 8),
+        (True, torch.bfloat16, 8),  # rows are their own
+        (False, torch.int8, 8),
+        (True, torch.int8, 8),
+    ],
+)
+def test_codes_count_once_they_are_there(monkeypatch, halves, dtype, codes):
+    monkeypatch.setattr(crossbatch.codes, "rounds", lambda: halves)
+    memory = xb.CrossBatchMemory(100, 8, dtype=dtype)
+    plain = memory.nbytes
+    assert plain == 100 * (dtype.itemsize * 8 + 24 + 4 * (dtype == torch.int8)) + 16
     memory.encode()
-    assert memory.nbytes == 100 * (4 * 8 + 24) + 16 + 100 * (8 + 12)
+    assert memory.nbytes == plain + 100 * codes
 
 
 def test_without_a_memory_nothing_is_said(manifest):

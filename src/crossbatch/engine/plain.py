@@ -2,7 +2,7 @@ r"""The long way past the plain references, block by block, by the cheapest path
 
     dense      S = A Rᵀ; every pair is handed on.
     sparse     S = A Rᵀ; pairs above the weighting's bound are handed on.
-    screened   8-bit S̃ ≥ S (see :mod:`crossbatch.codes`); S itself only where S̃ passes the bound.
+    screened   S̃ ≥ S from codes (:mod:`crossbatch.codes`); S itself only where S̃ passes the bound.
     fused      one kernel for similarity, weight and product (:mod:`crossbatch.engine.fused`).
 
 Which pairs have a weight is the same on each path. It is chosen tile by tile, from the share of
@@ -20,42 +20,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch.codes import ROUNDING, Codes, encode, multiplies, similarities
+from crossbatch.codes import Codes, multiplies, rounds, similarities
 from crossbatch.engine.fused import fits, fused_sums
 from crossbatch.engine.pairs import Hidden, Split, above, as_tensor, places_of
 from crossbatch.engine.push import Block, Bound, Pairs, Push
+from crossbatch.engine.scratch import Scratch
+from crossbatch.engine.screen import Screen
 from crossbatch.references import Encodable, Tile
 
 Path = Literal["dense", "sparse", "screened", "fused"]
 Line = tuple[float, float] | None
 
 _SCREENED_BELOW = 0.01  # share of pairs above the bound
+_ROUNDED_BELOW = 0.04  # the same with codes of bfloat16
 _SPARSE_BELOW = 0.03
 _PROBE = 1 << 12  # similarities that tell the share
 _WORTH_CODES = 4096  # references
 _DENSE_BLOCKS = 4  # that the dense path takes at once on a CPU: float32 products gain by it
 
 
-class _Room:
-    """Memory that was used before: fresh memory costs a page fault per 4 kB."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[torch.dtype, bool], Tensor] = {}
-
-    def matrix(
-        self, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """A matrix of anything, on the device of another one; the last of its dtype is void."""
-        dtype, size = dtype or like.dtype, shape[0] * shape[1]
-        key = dtype, torch.is_inference_mode_enabled()
-        held = self._held.get(key)
-        if held is None or held.numel() < size or held.device != like.device:
-            self._held[key] = held = like.new_empty(size, dtype=dtype)
-        return held[:size].view(shape)
-
-
 _KEPT = threading.local()
-"""The room of a thread's last sweep on a CPU."""
+"""The scratch of a thread's last sweep on a CPU."""
 
 
 class PlainSweep:
@@ -81,19 +66,19 @@ class PlainSweep:
         self._forced: Path | None = path
         self._x = x
         self._cpu = x.device.type == "cpu"
-        self._codes: Codes | None = None
-        self._room = _Room()
+        self._screen: Screen | None = None
+        self._scratch = Scratch()
         self.taken: list[Path] = []
 
     def run(self, sinks: Sequence[Push]) -> None:
         """Hand every plain pair, or every one above the bound, to each of the sinks."""
         if self._forced == "screened" and isinstance(self._split.references, Encodable):
             self._split.references.encode()
-        self._room, _KEPT.room = getattr(_KEPT, "room", None) or self._room, None
+        self._scratch, _KEPT.scratch = getattr(_KEPT, "scratch", None) or self._scratch, None
         try:
             self._pass(sinks)
         finally:
-            _KEPT.room = self._room if self._cpu else None
+            _KEPT.scratch = self._scratch if self._cpu else None
 
     def _pass(self, sinks: Sequence[Push]) -> None:
         for start, tile, mixed in self._split.plain_tiles():
@@ -122,7 +107,9 @@ class PlainSweep:
         stride = max(len(tile.labels) * len(self._x) // _PROBE, 1)
         few = tile.embeddings[::stride].detach().to(self._x.dtype)
         share = _share_above(self._x @ few.T, self._row_bound())
-        if share < _SCREENED_BELOW and self._x.dtype == torch.float32:
+        eight_bits = not rounds() or isinstance(tile.codes, Codes)
+        below = _SCREENED_BELOW if eight_bits else _ROUNDED_BELOW
+        if share < below and self._x.dtype == torch.float32:
             return "screened"
         return "sparse" if share < _SPARSE_BELOW else "dense"
 
@@ -160,7 +147,7 @@ class PlainSweep:
     def _dense(self, start: int, tile: Tile, mixed: Hidden, sinks: Sequence[Push]) -> None:
         for part in self._blocks(tile, _DENSE_BLOCKS if self._cpu else 1):
             references = tile.embeddings[part].detach().to(self._x.dtype)
-            sim = self._room.matrix((len(self._x), len(references)), self._x)
+            sim = self._scratch.matrix((len(self._x), len(references)), self._x)
             torch.mm(self._x, references.T, out=sim)
             place = slice(start + part.start, start + part.stop)
             block = Block(sim, mixed.of(part), references, place, spare=len(sinks) == 1)
@@ -169,8 +156,8 @@ class PlainSweep:
 
     def _sparse(self, tile: Tile, mixed: Hidden) -> Pairs:
         shape = len(self._x), len(tile.labels)
-        sim = self._room.matrix(shape, self._x)
-        passing = self._room.matrix(shape, self._x, torch.bool)
+        sim = self._scratch.matrix(shape, self._x)
+        passing = self._scratch.matrix(shape, self._x, torch.bool)
         bound = self._row_bound()
         for part in self._blocks(tile):
             references = tile.embeddings[part].detach().to(self._x.dtype)
@@ -181,26 +168,12 @@ class PlainSweep:
 
     def _screened(self, tile: Tile, mixed: Hidden) -> Pairs:
         assert tile.codes is not None
-        if self._codes is None:
-            self._codes = encode(self._x, shared_scale=True)
-        a, codes, anchors = self._codes, tile.codes, len(self._x)
-        scale = a.scale[0] * codes.scale
-        residual, reach = a.residual.amax(), (a.norm + a.residual).amax()
-        error = reach * codes.residual + (residual + ROUNDING * reach) * codes.norm
-        least = _least_product(self._bound, scale, error)
-        passing = self._room.matrix((len(tile.labels), anchors), self._x, torch.bool)
-        for part in self._blocks(tile):  # references beside anchors: so int_mm copies the few
-            product = self._room.matrix((part.stop - part.start, anchors), self._x, torch.int32)
-            torch._int_mm(codes.values[part], a.values.T, out=product)  # pyright: ignore
-            if least is not None:
-                np.greater(product.numpy(), least[part], out=passing[part].numpy())
-                continue
-            estimate = self._room.matrix(tuple(product.shape), self._x)
-            torch.mul(product, scale[part, None], out=estimate)
-            above(estimate, self._columns_bound() - error[part].amax(), out=passing[part])
+        if self._screen is None:
+            self._screen = Screen(self._x, self._columns_bound(), self._scratch)
+        passing = self._screen.mark(tile.codes, self._split.rows)
         mixed.fill(passing, 0.0, dim=0)
-        column, anchor = np.divmod(places_of(passing).numpy(), anchors)
-        room = self._room.matrix((1, len(anchor)), self._x)[0]
+        column, anchor = np.divmod(places_of(passing).numpy(), len(self._x))
+        room = self._scratch.matrix((1, len(anchor)), self._x)[0]
         sim = similarities(tile.embeddings, self._x, (column, anchor), room=room)
         return Pairs(*self._passing(anchor, column, sim), tile.embeddings)
 
@@ -223,15 +196,6 @@ def _share_above(sim: Tensor, bound: Tensor | float) -> float:
     passing = torch.empty(sim.shape, dtype=torch.bool)
     above(sim, bound, out=passing)
     return np.count_nonzero(passing.numpy()) / max(passing.numel(), 1)
-
-
-def _least_product(bound: Bound, scale: Tensor, error: Tensor) -> np.ndarray | None:
-    """For one bound for all: above which integer product a pair with a reference may pass."""
-    if isinstance(bound, Tensor) or bound is None:
-        return None
-    limit = 2.0**31 - 128  # what float32 and int32 both hold
-    least = ((bound - error) / scale).floor_().clamp_(-limit, limit)
-    return least.to(torch.int32).numpy()[:, None]
 
 
 def _coordinates(passing: Tensor, mixed: Hidden) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch.codes import ROUNDING, best_scale, encode, multiplies, similarities
+from crossbatch.codes import (
+    ROUNDING,
+    best_scale,
+    encode,
+    integer_product,
+    multiplies,
+    similarities,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -47,7 +54,7 @@ class Screen:
         """⟨q_a, q⟩ of a tile of queries and gallery, in a place for at least so many int32."""
         a, b = self._asked[rows], self._held[columns]
         tile = out[: len(a) * len(b)].view(len(a), len(b))
-        torch._int_mm(a, b.T, out=tile)  # pyright: ignore
+        integer_product(a, b, out=tile)
         return tile.numpy()
 
     def least(self, level: Array, rows: slice, columns: slice) -> Array:

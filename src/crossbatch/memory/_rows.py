@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from crossbatch._check import check_embeddings, check_integers
 from crossbatch._shapes import Float, Int
-from crossbatch.codes import Codes, encode
+from crossbatch.codes import Codes, Rounded, coded, encode
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.memory.drift import Drift
 from crossbatch.references import Tile
@@ -93,7 +93,7 @@ class Rows(nn.Module, ABC):
         self.register_buffer("enqueued_batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("scales", torch.zeros(capacity) if dtype == torch.int8 else None)
         self._counter = Counter()
-        self._codes: Codes | None = None
+        self._codes: Codes | Rounded | None = None
         self._coded: list[tuple[Tensor, int | float]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,7 +103,8 @@ class Rows(nn.Module, ABC):
     @property
     def nbytes(self) -> int:
         """Bytes of all rows, filled or not, and of their codes once the engine asked for them."""
-        return sum(x.nbytes for x in (*self.buffers(), *(self._codes or ())))
+        parts = (*self.buffers(), *(self._codes or ()))
+        return sum({x.data_ptr(): x.nbytes for x in parts}.values())  # rows may be their own codes
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,8 +155,10 @@ class Rows(nn.Module, ABC):
         return len(self), *((x.dtype, x.data_ptr()) for x in parts if x is not None)
 
     def encode(self) -> None:
-        """Keep eight-bit codes from now on: M · (D + 12) bytes, M · 8 beside ``torch.int8``.
+        """Keep codes from now on: M · (2 D + 8) bytes, without matrix units M · (D + 12).
 
+        Rows of ``torch.int8``, with matrix units those of ``torch.bfloat16``, too, are codes
+        themselves: M · 8.
         The engine asks for them where they save time. They follow from the embeddings and are in
         no checkpoint; whatever else writes to the embeddings makes them void.
         """
@@ -226,10 +229,10 @@ class Rows(nn.Module, ABC):
         squared = (embeddings.float() - old).square().sum(dim=1)
         return Drift(self.enqueued_batches - self.births[place], squared)
 
-    def _encoded(self, place: slice | Tensor) -> Codes:
+    def _encoded(self, place: slice | Tensor) -> Codes | Rounded:
         """Codes of the rows at some places; int8 rows are their own."""
         if self.scales is None:
-            return encode(self.embeddings[place])
+            return coded(self.embeddings[place])
         values, scale = self.embeddings[place], self.scales[place].float()
         norm = torch.empty_like(scale)
         for start in range(0, len(values), _ROWS):

@@ -30,7 +30,7 @@ class CrossBatchMemory(Rows):
 
     Args:
         capacity: M ≥ 1, the rows that are kept. Their cost is M · (4 D + 24) bytes, and
-            M · (D + 12) more once the engine asks for codes (:meth:`encode`).
+            up to M · (2 D + 8) more once the engine asks for codes (:meth:`encode`).
         dim: D ≥ 1, the width of the embeddings.
         dtype: Of the stored embeddings; a batch of another dtype is converted, never the memory.
             ``torch.int8`` keeps D + 4 bytes of a row, off by √D max |r| / 254 at most in any

@@ -44,7 +44,8 @@ class ShardedMemory(nn.Module):
 
     Args:
         capacity: M, the rows that all ranks keep together, at least one each. They cost each rank
-            M / W · (4 D + 24) bytes, and M / W · (D + 12) more once the engine asks for codes.
+            M / W · (4 D + 24) bytes, and M / W · (2 D + 8) more at most once the engine asks for
+            codes.
         dim: D ≥ 1, the width of the embeddings.
         dtype: Of the stored embeddings; a batch of another dtype is converted, never the memory.
 
