@@ -34,6 +34,7 @@ def possible(x: Tensor) -> bool:
         x.is_cuda
         and x.device.index == torch.cuda.current_device()
         and not torch.cuda.is_current_stream_capturing()
+        and not torch.is_inference_mode_enabled()  # what is made there is not written to outside
         and not torch.compiler.is_compiling()
     )
 

@@ -47,3 +47,18 @@ def test_every_batch_is_the_cpus(w):
     assert [r._recording is not None for r in memory._recorders.values()] == [True]
     recorders = [*graphs._BESIDE.get(memory, {}).values(), *graphs._OWN.values()]
     assert [r._recording is not None for r in recorders] == [True, True] * graphs.is_value(w)
+
+
+def test_what_is_taken_in_inference_is_not_in_the_way_of_training():
+    p = problem(0, **SIZES)
+    graphs._OWN.clear()
+    x, labels = p.a.to("cuda", torch.float32), p.labels.to("cuda")
+    with torch.inference_mode():
+        values = [float(xb.pair_loss(x, labels, weighting=xb.SupCon()).value) for _ in range(5)]
+    for _ in range(5):
+        z = x.clone().requires_grad_()
+        result = xb.pair_loss(z, labels, weighting=xb.SupCon())
+        result.value.backward()
+        values.append(float(result.value.detach()))
+    assert values == pytest.approx([values[0]] * 10)
+    assert [r._recording is not None for r in graphs._OWN.values()] == [True]

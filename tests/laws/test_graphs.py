@@ -180,6 +180,29 @@ def test_drift_that_is_played_is_the_drift(stage, monkeypatch, dtype):
     assert torch.equal(told[0], told[1] - 1)
 
 
+def test_whatever_a_recording_tells_lives_as_long(stage, monkeypatch):
+    """A graph writes to the place that it was recorded with, whether or not anybody reads it."""
+    rooms = []
+
+    class Watched(_recorded.Room):
+        def tell(self, count):
+            if self._told is not None:
+                rooms.append(weakref.ref(self))
+            super().tell(count)
+
+    monkeypatch.setattr(graphs, "Room", Watched)
+    monkeypatch.setattr(_recorded, "record", lambda f: (f(), int))  # as a graph, keeps no f
+    monkeypatch.setattr(_recorded.Room, "clear", lambda self: None)
+    p = batches(1, classes=60)[0]
+    memory = memory_of(p)
+    for _ in range(4):
+        told(xb.Contrastive(), p, memory)
+        told(xb.Contrastive(), p, None)
+    gc.collect()
+    assert rooms
+    assert all(room() is not None for room in rooms)
+
+
 def test_recordings_end_with_their_memory(stage, monkeypatch):
     monkeypatch.setattr(_recorded, "record", lambda f: (f(), int))  # as a graph, keeps no f
     monkeypatch.setattr(_recorded.Room, "clear", lambda self: None)
