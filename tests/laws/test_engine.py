@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
+import crossbatch.codes
 from crossbatch._recorded import Room
-from crossbatch.engine import Tiling
+from crossbatch.engine import Tiling, plain
 from crossbatch.engine.pairs import Anchors
 from crossbatch.engine.sweep import sweep
 from tests import naive
@@ -293,6 +294,17 @@ def test_the_engine_chooses_sparse_when_few_are_active_and_dense_when_many():
     assert set(coded.paths[1:]) == {"screened"}
     assert "screened" not in some.paths
     assert set(many.paths) == {"dense"}
+
+
+@pytest.mark.parametrize(("halves", "path"), [(True, "screened"), (False, "sparse")])
+def test_what_torch_cannot_multiply_is_not_screened(monkeypatch, halves, path):
+    p = problem(13, references=90, classes=60, dtype=torch.float32)
+    monkeypatch.setattr(crossbatch.codes, "rounds", lambda: halves)
+    monkeypatch.setattr(plain, "multiplies", lambda: False)
+    memory = xb.CrossBatchMemory(90, p.a.shape[1])
+    memory.enqueue(p.r, p.ref_labels, p.ref_ids)
+    anchors = Anchors.of(p.a, p.labels, p.ids)
+    assert set(sweep(anchors, memory, xb.Contrastive(0.3), path="screened").paths) == {path}
 
 
 @weightings

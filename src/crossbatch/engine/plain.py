@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch.codes import Codes, multiplies, rounds, similarities
+from crossbatch.codes import Codes, Rounded, multiplies, rounds, similarities
 from crossbatch.engine.fused import fits, fused_sums
 from crossbatch.engine.pairs import Hidden, Split, above, as_tensor, places_of
 from crossbatch.engine.push import Block, Bound, Pairs, Push
 from crossbatch.engine.scratch import Scratch
-from crossbatch.engine.screen import Screen
+from crossbatch.engine.screen import Screen, slices
 from crossbatch.references import Encodable, Tile
 
 Path = Literal["dense", "sparse", "screened", "fused"]
@@ -37,7 +37,6 @@ _SPARSE_BELOW = 0.03
 _PROBE = 1 << 12  # similarities that tell the share
 _WORTH_CODES = 4096  # references
 _DENSE_BLOCKS = 4  # that the dense path takes at once on a CPU: float32 products gain by it
-
 
 _KEPT = threading.local()
 """The scratch of a thread's last sweep on a CPU."""
@@ -97,7 +96,7 @@ class PlainSweep:
         path = self._forced
         if path is None:
             path = self._cheapest(tile)
-        if path == "screened" and not (self._cpu and multiplies() and self._encoded(tile)):
+        if path == "screened" and not (self._cpu and self._encoded(tile)):
             return "sparse"
         return path
 
@@ -114,12 +113,12 @@ class PlainSweep:
         return "sparse" if share < _SPARSE_BELOW else "dense"
 
     def _encoded(self, tile: Tile) -> bool:
-        """Whether there are codes; asks for them for the tiles to come."""
+        """Whether there are codes that can be multiplied; asks for some for the tiles to come."""
         if tile.codes is None:
             references = self._split.references
             if isinstance(references, Encodable) and len(references) >= _WORTH_CODES:
                 references.encode()
-        return tile.codes is not None
+        return isinstance(tile.codes, Rounded) or (tile.codes is not None and multiplies())
 
     def _columns_bound(self) -> Tensor | float:
         assert self._bound is not None
@@ -130,8 +129,7 @@ class PlainSweep:
         return bound[:, None] if isinstance(bound, Tensor) else bound
 
     def _blocks(self, tile: Tile, at_once: int = 1) -> list[slice]:
-        count, rows = len(tile.labels), self._split.rows * at_once
-        return [slice(a, min(a + rows, count)) for a in range(0, count, rows)]
+        return slices(len(tile.labels), self._split.rows * at_once)
 
     def _fused(self, tile: Tile, mixed: Hidden, sinks: Sequence[Push]) -> None:
         assert self._line is not None
