@@ -15,6 +15,7 @@ dense torch: similarities, masks, autograd.
 import argparse
 import ctypes
 import gc
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -199,12 +200,10 @@ def machine(options: argparse.Namespace) -> str:
     """What the figures are of."""
     if options.device == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"torch {torch.__version__}, {models[0]}, {options.threads} thread(s)"
+    about = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in about if line.startswith("model name"))
+    name = next(names, platform.machine())
+    return f"torch {torch.__version__}, {name}, {options.threads} thread(s)"
 
 
 def check(case: Case) -> None:
