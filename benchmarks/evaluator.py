@@ -14,7 +14,6 @@ index, k = 1000, the search alone. Memory is the peak beside what stood before.
 
 import argparse
 import gc
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.memory_loss import machine
 from crossbatch.evaluation import Gallery, RetrievalResult, evaluate
 
 KS = (1, 10, 100, 1000)
@@ -129,7 +129,7 @@ def main() -> None:
     queries = min(options.queries or options.rows, options.rows)
     runs = contenders(x, labels, queries)
     chosen = options.only or list(runs)
-    print(f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)")
+    print(machine(options.threads))
     print(
         f"{queries:,} queries in {len(x):,} × {options.dim}, {len(np.unique(labels)):,} classes "
         f"({options.classes}), best of {options.repeats}"

@@ -196,14 +196,14 @@ def wait(case: Case) -> None:
         torch.cuda.synchronize()
 
 
-def machine(options: argparse.Namespace) -> str:
+def machine(threads: int, device: str = "cpu") -> str:
     """What the figures are of."""
-    if options.device == "cuda":
+    if device == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
     about = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.split(":", 1)[1].strip() for line in about if line.startswith("model name"))
     name = next(names, platform.machine())
-    return f"torch {torch.__version__}, {name}, {options.threads} thread(s)"
+    return f"torch {torch.__version__}, {name}, {threads} thread(s)"
 
 
 def check(case: Case) -> None:
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(machine(options))
+    print(machine(options.threads, options.device))
     print("| B | D | M | regime | ms | ÷ product | pml ÷ | dense ÷ | MB | pml MB | dense MB |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for batch in (64,) if options.quick else (64, 256):

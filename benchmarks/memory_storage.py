@@ -13,7 +13,6 @@ is the rise of resident memory during a step, beyond that (Linux).
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 import crossbatch as xb
-from benchmarks.memory_loss import MARGIN, Case, make, peak_extra_mb
+from benchmarks.memory_loss import MARGIN, Case, machine, make, peak_extra_mb
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 KINDS = (xb.CrossBatchMemory, xb.PerImageMemory)
@@ -85,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     case = make(options.batch, options.dim, options.rows, 0.005)
-    print(f"torch {torch.__version__}, {platform.processor()}, {options.threads} thread(s)")
+    print(machine(options.threads))
     print(f"B={options.batch}, D={options.dim}, M={options.rows:,}")
     print(
         "| memory | dtype | bytes of a row | with codes | memory, MB | peak of a step, MB ", end=""

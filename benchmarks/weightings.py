@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     case = make(options.batch, options.dim, options.rows, 0.005).to(options.device)
-    print(machine(options))
+    print(machine(options.threads, options.device))
     print(f"B={options.batch}, D={options.dim}, M={options.rows:,}, trained regime")
     print("| weighting | ms | ÷ product | pml ÷ | MB | pml MB |")
     print("|---|---|---|---|---|---|")
