@@ -275,7 +275,8 @@ def _check_task(config: TrainConfig) -> None:
             expected(
                 "no options of classification with `task` retrieval",
                 f"{options} and sampler.batch {config.sampler.batch}",
-                "Add --task classification, or leave them out.",
+                "Add --task classification, or leave them out; a batch of retrieval is "
+                "--sampler.classes × --sampler.instances.",
             )
         )
     if options.rand_augment and config.mode == "head":
