@@ -58,8 +58,8 @@ def advise(squared: Sequence[float], ages: Sequence[float], *, tamed: bool = Fal
         return f"Stored rows are near: {found}."
     if drift < FAST:
         return (
-            f"Stored rows lag behind: {found}. That is well where momentum keys fill the memory; "
-            "a lower learning rate makes them fresher."
+            f"Stored rows lag behind: {found}. Most memories of momentum keys gained there, not "
+            "all: compare with a run without a memory; a lower learning rate makes rows fresher."
         )
     keep = "" if tamed else "momentum keys of 0.99 and a proportion of 1 keep it from harm, "
     return (
