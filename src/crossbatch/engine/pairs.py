@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch import _native
 from crossbatch._lookup import Lookup
 from crossbatch._recorded import Room
 from crossbatch._shapes import Bool, Float, Int
@@ -102,17 +103,23 @@ class Split:
 
     def _look_up(self) -> int:
         """Find the mixed ones; how many rows they take."""
-        tables = Lookup.of(self.anchors.labels), Lookup.of(self.anchors.ids)
         tiles = self.references.tiles(self.rows * BLOCKS)
+        if self.room is None and self.anchors.embeddings.device.type == "cpu":
+            self._found = [_places(tile, self.anchors) for tile in tiles]
+            return self._counted()
+        tables = Lookup.of(self.anchors.labels), Lookup.of(self.anchors.ids)
         self._masks = [_candidates(tile, *tables) for tile in tiles]
         if self.room is None:
             self._found = [places_of(mask) for mask in self._masks]
-            self.count = sum(len(places) for places in self._found)
-            return self.count
+            return self._counted()
         counts = [mask.sum() for mask in self._masks]
         self.count = counts[0] if len(counts) == 1 else torch.stack(counts).sum()
         self.room.tell(self.count)
         return self.room.size * len(counts)
+
+    def _counted(self) -> int:
+        self.count = sum(len(places) for places in self._found)
+        return self.count
 
     def mixed(self) -> Iterator[Mixed]:
         """Blocks of mixed references, the same ones in every sweep."""
@@ -215,6 +222,10 @@ class Hidden:
         mask = torch.zeros(rows, dtype=torch.bool, device=self._rows.device)
         return mask.index_fill_(0, self._rows, True)
 
+    def places(self) -> Int[Tensor, " H"]:
+        """Where they are, ascending."""
+        return places_of(self._rows) if self._masked else self._rows
+
     def count(self) -> Tensor | int:
         """How many are."""
         return self._rows.sum() if self._masked else len(self._rows)
@@ -224,6 +235,15 @@ class Hidden:
         if self._masked:
             return values.masked_fill_(self._rows[:, None] if dim == 0 else self._rows, by)
         return values.index_fill_(dim, self._rows, by) if len(self._rows) else values
+
+
+def _places(tile: Tile, anchors: Anchors) -> Int[Tensor, " C"]:
+    """Where those rows are, on a CPU."""
+    columns = tile.labels, tile.ids
+    if _native.at_hand(*columns, dtype=torch.int64):
+        few = anchors.labels, anchors.ids
+        return _native.occurring(*zip(columns, few, strict=True))
+    return places_of(_candidates(tile, Lookup.of(anchors.labels), Lookup.of(anchors.ids)))
 
 
 def _candidates(tile: Tile, labels: Lookup, ids: Lookup) -> Bool[Tensor, " T"]:

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch.codes import Codes, Rounded, multiplies, rounds, similarities
+from crossbatch.codes import Codes, Rounded, multiplies, rounds
 from crossbatch.engine.fused import fits, fused_sums
-from crossbatch.engine.pairs import Hidden, Split, above, as_tensor, places_of
+from crossbatch.engine.pairs import Hidden, Split, above, places_of
 from crossbatch.engine.push import Block, Bound, Pairs, Push
 from crossbatch.engine.scratch import Scratch
-from crossbatch.engine.screen import Screen, slices
+from crossbatch.engine.screen import Screen, by_matrix_units, slices
 from crossbatch.references import Encodable, Tile
 
 Path = Literal["dense", "sparse", "screened", "fused"]
@@ -33,6 +33,7 @@ Line = tuple[float, float] | None
 
 _SCREENED_BELOW = 0.01  # share of pairs above the bound
 _ROUNDED_BELOW = 0.04  # the same with codes of bfloat16
+_NATIVE_BELOW = 0.2  # the same in C
 _SPARSE_BELOW = 0.03
 _PROBE = 1 << 12  # similarities that tell the share
 _WORTH_CODES = 4096  # references
@@ -87,10 +88,14 @@ class PlainSweep:
                 self._fused(tile, mixed, sinks)
             elif path == "dense":
                 self._dense(start, tile, mixed, sinks)
+            elif path == "sparse":
+                self._hand(self._sparse(tile, mixed), sinks)
             else:
-                pairs = (self._screened if path == "screened" else self._sparse)(tile, mixed)
-                for sink in sinks:
-                    sink.pairs(pairs)
+                self._screened(tile, mixed, sinks)
+
+    def _hand(self, pairs: Pairs, sinks: Sequence[Push]) -> None:
+        for sink in sinks:
+            sink.pairs(pairs)
 
     def _choose(self, tile: Tile) -> Path:
         path = self._forced
@@ -106,11 +111,14 @@ class PlainSweep:
         stride = max(len(tile.labels) * len(self._x) // _PROBE, 1)
         few = tile.embeddings[::stride].detach().to(self._x.dtype)
         share = _share_above(self._x @ few.T, self._row_bound())
-        eight_bits = not rounds() or isinstance(tile.codes, Codes)
-        below = _SCREENED_BELOW if eight_bits else _ROUNDED_BELOW
-        if share < below and self._x.dtype == torch.float32:
+        if share < self._screened_below(tile) and self._x.dtype == torch.float32:
             return "screened"
         return "sparse" if share < _SPARSE_BELOW else "dense"
+
+    def _screened_below(self, tile: Tile) -> float:
+        if not rounds() or isinstance(tile.codes, Codes):
+            return _SCREENED_BELOW
+        return _NATIVE_BELOW if by_matrix_units(tile.embeddings, self._x) else _ROUNDED_BELOW
 
     def _encoded(self, tile: Tile) -> bool:
         """Whether there are codes that can be multiplied; asks for some for the tiles to come."""
@@ -164,30 +172,16 @@ class PlainSweep:
         anchor, column, flat = _coordinates(passing, mixed)
         return Pairs(anchor, column, sim.view(-1).index_select(0, flat), tile.embeddings)
 
-    def _screened(self, tile: Tile, mixed: Hidden) -> Pairs:
-        assert tile.codes is not None
+    def _screened(self, tile: Tile, mixed: Hidden, sinks: Sequence[Push]) -> None:
         if self._screen is None:
             self._screen = Screen(self._x, self._columns_bound(), self._scratch)
-        passing = self._screen.mark(tile.codes, self._split.rows)
-        mixed.fill(passing, 0.0, dim=0)
-        column, anchor = np.divmod(places_of(passing).numpy(), len(self._x))
-        room = self._scratch.matrix((1, len(anchor)), self._x)[0]
-        sim = similarities(tile.embeddings, self._x, (column, anchor), room=room)
-        return Pairs(*self._passing(anchor, column, sim), tile.embeddings)
-
-    def _passing(
-        self, anchor: np.ndarray, column: np.ndarray, sim: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Those above the bound, ascending by anchor."""
-        bound = self._columns_bound()
-        limit = bound.numpy()[anchor] if isinstance(bound, Tensor) else bound
-        keep = np.flatnonzero(sim.numpy() > limit)
-        few = anchor[keep]
-        if len(self._x) <= 1 << 16:  # numpy sorts two bytes by their digits
-            few = few.astype(np.uint16)
-        keep = keep[np.argsort(few, kind="stable")]
-        rows = as_tensor(keep)
-        return as_tensor(anchor[keep]), as_tensor(column[keep]), sim.index_select(0, rows)
+        sums = self._screen.sums(tile, mixed) if self._line == (0.0, 0.0) else None
+        if sums is not None:
+            for sink in sinks:
+                sink.sums(sums)
+            return
+        pairs = self._screen.above(tile, mixed, self._split.rows)
+        self._hand(Pairs(*pairs, tile.embeddings), sinks)
 
 
 def _share_above(sim: Tensor, bound: Tensor | float) -> float:

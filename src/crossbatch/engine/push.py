@@ -6,7 +6,7 @@ F is not known before the sweep ends, as a running softmax (:class:`RunningSoftm
     m' = max(m, max E),   Z' = e^{m − m'} Z + Σ e^{E − m'},   G' = e^{m − m'} G + Σ e^{E − m'} r,
 
 and in the end log Σ e^E = m + log Z and G⁻ = e^{m + F} G. Both accept whole blocks and lists of
-pairs, ascending by anchor; ``embedding_bag`` sums weighted rows without gathering them.
+pairs; weighted rows are summed without gathering them.
 """
 
 import math
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossbatch import _native
 from crossbatch._shapes import Float, Int, Shaped
 from crossbatch.engine.fused import Sums
 from crossbatch.engine.pairs import Hidden
@@ -30,7 +31,10 @@ _LOG2E = math.log2(math.e)
 
 @dataclass(frozen=True)
 class Pairs:
-    """n pairs, ascending by anchor: which anchor, which of the references, how similar."""
+    """n pairs: which anchor, which of the references, how similar.
+
+    Ascending by anchor, but where :mod:`crossbatch._native` is at hand: it sums in any order.
+    """
 
     anchor: Int[Tensor, " n"]
     column: Int[Tensor, " n"]
@@ -49,6 +53,8 @@ class Pairs:
     def weighted_sum(self, weights: Float[Tensor, " n"], anchors: int) -> Float[Tensor, "B D"]:
         """Σ_j w_ij r_j."""
         table, column = self.references, self.column
+        if _native.at_hand(table, weights):
+            return _native.sum_rows((column, self.anchor), weights, table, anchors)
         if table.dtype != weights.dtype:
             table = table.index_select(0, column).to(weights.dtype)
             column = torch.arange(len(column), device=column.device)

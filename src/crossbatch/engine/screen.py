@@ -3,17 +3,31 @@ r"""Which pairs may pass a bound, from cheap products of codes (:mod:`crossbatch
 With ``Codes`` the products are integers, and a pair may pass where c_a c ⟨q_a, q⟩ + error > bound.
 With ``Rounded`` they are bfloat16. Rounding keeps the order, so a pair whose similarity exceeds t
 has a product of at least t, rounded; and bfloat16 of one sign are in the order of their bits, so
-products are compared as 16-bit integers, many at a time.
+products are compared as 16-bit integers, many at a time. Where the system has a compiler and the
+processor matrix units, C does all of it at once (:mod:`crossbatch._native`).
+
+The exact similarity of what may pass decides.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch import _native
 from crossbatch._shapes import Bool
-from crossbatch.codes import ROUNDING, Codes, Rounded, encode, integer_product, round_off
-from crossbatch.engine.pairs import above
+from crossbatch.codes import (
+    ROUNDING,
+    Codes,
+    Rounded,
+    encode,
+    integer_product,
+    round_off,
+    similarities,
+)
+from crossbatch.engine.fused import Sums
+from crossbatch.engine.pairs import Hidden, above, as_tensor, places_of
 from crossbatch.engine.scratch import Scratch
+from crossbatch.references import Tile
 
 _TINY = 1e-30  # above whatever matrix units flush to zero
 _SIGN = 0x7FFF  # all bits but the sign
@@ -32,6 +46,66 @@ class Screen:
         self._x, self._bound, self._scratch = x, bound, scratch
         self._codes: Codes | None = None
         self._rounded: Rounded | None = None
+        self._packed: _native.Packed | None = None
+
+    def above(self, tile: Tile, hidden: Hidden, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Anchors, places in the tile and similarities of the pairs above the bound.
+
+        Args:
+            tile: With codes.
+            hidden: References that are left out.
+            rows: References in a block of four bytes a product.
+        """
+        if self._whole(tile):
+            found = _native.coded_above(*self._screened(tile), hidden.places())
+            return found.anchor, found.row, found.sim
+        references = tile.embeddings.detach()
+        assert tile.codes is not None
+        passing = self.mark(tile.codes, rows)
+        hidden.fill(passing, 0.0, dim=0)
+        column, anchor = np.divmod(places_of(passing).numpy(), len(self._x))
+        if _native.at_hand(references, self._x):
+            listed = as_tensor(column), as_tensor(anchor)
+            found = _native.listed_above(listed, references, self._x, self._bound)
+            return found.anchor, found.row, found.sim
+        room = self._scratch.matrix((1, len(anchor)), self._x)[0]
+        sim = similarities(references, self._x, (column, anchor), room=room)
+        return self._passing(anchor, column, sim)
+
+    def sums(self, tile: Tile, hidden: Hidden) -> Sums | None:
+        """Of the pairs above the bound the sum of references and their number; or None."""
+        if not self._whole(tile):
+            return None
+        gradient, count = _native.coded_sum(*self._screened(tile), hidden.places())
+        return Sums(torch.zeros_like(count), count, gradient, count)
+
+    def _whole(self, tile: Tile) -> bool:
+        """Whether C does all of it."""
+        return isinstance(tile.codes, Rounded) and by_matrix_units(tile.embeddings, self._x)
+
+    def _screened(self, tile: Tile) -> tuple[_native.Packed, _native.Screened]:
+        """Anchors and references as matrix units take them."""
+        assert isinstance(tile.codes, Rounded)
+        if self._packed is None:
+            self._rounded = round_off(self._x)
+            self._packed = _native.packed(self._rounded.values, self._x, self._bound)
+        assert self._rounded is not None
+        reach, slack = _reach(self._rounded, self._slack())
+        return self._packed, _native.Screened(tile.embeddings, *tile.codes, reach, slack)
+
+    def _passing(
+        self, anchor: np.ndarray, column: np.ndarray, sim: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Those above the bound, ascending by anchor."""
+        bound = self._bound
+        limit = bound.numpy()[anchor] if isinstance(bound, Tensor) else bound
+        keep = np.flatnonzero(sim.numpy() > limit)
+        few = anchor[keep]
+        if len(self._x) <= 1 << 16:  # numpy sorts two bytes by their digits
+            few = few.astype(np.uint16)
+        keep = keep[np.argsort(few, kind="stable")]
+        rows = as_tensor(keep)
+        return as_tensor(anchor[keep]), as_tensor(column[keep]), sim.index_select(0, rows)
 
     def mark(self, codes: Codes | Rounded, rows: int) -> Bool[Tensor, "T B"]:
         """Where a pair may pass; no other one does.
@@ -84,14 +158,22 @@ class Screen:
     def _least_bits(self, codes: Rounded, parts: list[slice]) -> np.ndarray:
         """Of the products that may pass: for each block, for all anchors or for each."""
         assert self._rounded is not None
-        rounding = ROUNDING + self._x.shape[1] * torch.finfo(torch.float32).eps
-        error = _error(self._rounded, codes, rounding).add_(_TINY)
+        error = _error(self._rounded, codes, self._slack()).add_(_TINY)
         most = np.maximum.reduceat(error.numpy(), [part.start for part in parts])
         bound = torch.as_tensor(self._bound, dtype=torch.float32).reshape(1, -1)
         return _bits((bound - torch.as_tensor(most)[:, None]).bfloat16())
 
+    def _slack(self) -> float:
+        """How far sums in float32 may lie apart, of ‖a‖ ‖r‖."""
+        return ROUNDING + self._x.shape[1] * torch.finfo(torch.float32).eps
+
     def _block(self, part: slice, dtype: torch.dtype) -> Tensor:
         return self._scratch.matrix((part.stop - part.start, len(self._x)), self._x, dtype)
+
+
+def by_matrix_units(references: Tensor, x: Tensor) -> bool:
+    """Whether C screens such references, once they have codes of bfloat16."""
+    return _native.at_hand(references, x) and _native.has_matrix_units(x.shape[1])
 
 
 def slices(count: int, rows: int) -> list[slice]:
@@ -101,8 +183,14 @@ def slices(count: int, rows: int) -> list[slice]:
 
 def _error(a: Codes | Rounded, codes: Codes | Rounded, rounding: float) -> Tensor:
     """How far products of codes may lie below similarities, for each reference."""
-    reach, residual = (a.norm + a.residual).amax(), a.residual.amax()
-    return reach * codes.residual + (residual + rounding * reach) * codes.norm
+    reach, slack = _reach(a, rounding)
+    return reach * codes.residual + slack * codes.norm
+
+
+def _reach(a: Codes | Rounded, rounding: float) -> tuple[float, float]:
+    """What to multiply residuals and norms with, to bound the error."""
+    reach, residual = (float(x) for x in ((a.norm + a.residual).amax(), a.residual.amax()))
+    return reach, residual + rounding * reach
 
 
 def _least_product(bound: Tensor | float, scale: Tensor, error: Tensor) -> np.ndarray | None:

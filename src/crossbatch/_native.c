@@ -1,0 +1,242 @@
+/* Pairs of references and anchors above a bound, and sums over such pairs: see _native.py.
+
+   A pair is looked at in two steps. Products of bfloat16 codes, exact but for the rounding of the
+   codes, tell which pairs may pass; the product of the rows in float32 decides. Rows are asked for
+   some pairs before they are needed, so that one does not wait for memory. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AHEAD 16  /* pairs whose rows are under way */
+#define LANES 16
+#define HASHES (1 << 18)
+
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+typedef struct {
+    int64_t *row, *anchor;  /* the n pairs that pass */
+    float *sim;
+    int64_t n;
+    float *G, *count;  /* or for each anchor the sum of their rows, and how many */
+} found;
+
+static uint32_t hash(int64_t value) { return (uint32_t)(value ^ value >> 18) % HASHES; }
+
+static void fetch(const float *row, int64_t D)
+{
+    for (int64_t d = 0; d < D; d += 64 / sizeof(float)) __builtin_prefetch(row + d, 0, 2);
+}
+
+static float dot(const float *a, const float *b, int64_t D)
+{
+    lanes s = {0}, t = {0};
+    int64_t d = 0;
+    for (; d + 2 * LANES <= D; d += 2 * LANES) {
+        s += *(const lanes *)(a + d) * *(const lanes *)(b + d);
+        t += *(const lanes *)(a + d + LANES) * *(const lanes *)(b + d + LANES);
+    }
+    s += t;
+    float sum = 0;
+    for (int l = 0; l < LANES; l++) sum += s[l];
+    for (; d < D; d++) sum += a[d] * b[d];
+    return sum;
+}
+
+static void add(float *g, const float *r, float w, int64_t D)
+{
+    int64_t d = 0;
+    for (; d + LANES <= D; d += LANES) *(lanes *)(g + d) += w * *(const lanes *)(r + d);
+    for (; d < D; d++) g[d] += w * r[d];
+}
+
+/* Of n pairs that may pass those that do; there is room for all. */
+static void decide(const int32_t *row, const int32_t *anchor, int64_t n, const float *rows,
+                   const float *x, const float *bound, int64_t D, found *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (i + AHEAD < n && row[i + AHEAD] != row[i + AHEAD - 1]) fetch(rows + row[i + AHEAD] * D, D);
+        const float *r = rows + row[i] * D, sim = dot(r, x + anchor[i] * D, D);
+        const int passes = sim > bound[anchor[i]];
+        if (out->G) {
+            if (!passes) continue;
+            add(out->G + anchor[i] * D, r, 1, D);
+            out->count[anchor[i]]++;
+            continue;
+        }
+        out->row[out->n] = row[i];
+        out->anchor[out->n] = anchor[i];
+        out->sim[out->n] = sim;
+        out->n += passes;
+    }
+}
+
+/* Of listed pairs, ascending by row, those above the bound; how many. */
+int64_t listed_above(const int64_t *row, const int64_t *anchor, int64_t n, const float *rows,
+                     const float *x, const float *bound, int64_t D,
+                     int64_t *out_row, int64_t *out_anchor, float *out_sim)
+{
+    enum { SOME = 1024 };
+    int32_t r[SOME], a[SOME];
+    found out = {out_row, out_anchor, out_sim, 0, NULL, NULL};
+    for (int64_t start = 0; start < n; start += SOME) {
+        const int64_t some = n - start < SOME ? n - start : SOME;
+        for (int64_t i = 0; i < some; i++) {
+            r[i] = (int32_t)row[start + i];
+            a[i] = (int32_t)anchor[start + i];
+        }
+        decide(r, a, some, rows, x, bound, D, &out);
+    }
+    return out.n;
+}
+
+/* G_a += w r of n pairs. */
+void sum_rows(const int64_t *row, const int64_t *anchor, const float *weight, int64_t n,
+              const float *rows, int64_t D, float *G)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (i + AHEAD < n && row[i + AHEAD] != row[i + AHEAD - 1]) fetch(rows + row[i + AHEAD] * D, D);
+        add(G + anchor[i] * D, rows + row[i] * D, weight[i], D);
+    }
+}
+
+/* Which labels or ids of n rows may occur among the few, all that do and few more; how many. */
+int64_t occurring(const int64_t *labels, const int64_t *ids, int64_t n, const int64_t *few_labels,
+                  const int64_t *few_ids, int64_t few, int64_t *place)
+{
+    uint32_t table[2][HASHES / 32] = {{0}};
+    for (int64_t i = 0; i < few; i++) {
+        const uint32_t a = hash(few_labels[i]), b = hash(few_ids[i]);
+        table[0][a / 32] |= 1u << a % 32;
+        table[1][b / 32] |= 1u << b % 32;
+    }
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t a = hash(labels[i]), b = hash(ids[i]);
+        place[count] = i;
+        count += (table[0][a / 32] >> a % 32 | table[1][b / 32] >> b % 32) & 1;
+    }
+    return count;
+}
+
+#if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { SIDE = 16, DEPTH = 32, BLOCK = 128, WAITING = 4096 };
+
+/* Whether the system lends the matrix units to this process. */
+int has_matrix_units(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+
+#define NEVER (-__builtin_inff())
+#define TINY 1e-30f  /* above whatever matrix units flush to zero */
+
+typedef struct {
+    int32_t *row, *anchor;
+    int64_t n;
+} candidates;
+
+/* Of 16 × 16 products those that reach the bound, less the error of each row. */
+static void compare(const float *product, const float *error, const float *bound, int64_t row,
+                    int64_t anchor, candidates *may)
+{
+    const __m512i name = _mm512_add_epi32(_mm512_set1_epi32((int)anchor),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512 limit = _mm512_loadu_ps(bound + anchor);
+    for (int r = 0; r < SIDE; r++) {
+        const __m512 most = _mm512_add_ps(_mm512_load_ps(product + r * SIDE), _mm512_set1_ps(error[r]));
+        const __mmask16 passing = _mm512_cmp_ps_mask(most, limit, _CMP_GT_OQ);
+        if (!passing) continue;
+        _mm512_storeu_si512(may->anchor + may->n, _mm512_maskz_compress_epi32(passing, name));
+        _mm512_storeu_si512(may->row + may->n, _mm512_set1_epi32((int)(row + r)));
+        may->n += __builtin_popcount(passing);
+    }
+}
+
+/* 32 rows beside 32 anchors. */
+static void screen(const uint16_t *codes, const float *error, const uint16_t *packed,
+                   const float *bound, int64_t D, int64_t row, int64_t anchor, candidates *may)
+{
+    float product[4][SIDE * SIDE] __attribute__((aligned(64)));
+    const uint16_t *left = packed + anchor * D, *right = left + SIDE * D;
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    for (int64_t d = 0; d < D; d += DEPTH) {
+        _tile_loadd(4, codes + d, 2 * D);
+        _tile_loadd(5, codes + SIDE * D + d, 2 * D);
+        _tile_loadd(6, left + d * SIDE, 64);
+        _tile_loadd(7, right + d * SIDE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, product[0], 64);
+    _tile_stored(1, product[1], 64);
+    _tile_stored(2, product[2], 64);
+    _tile_stored(3, product[3], 64);
+    for (int tile = 0; tile < 4; tile++) {
+        const int down = tile / 2 * SIDE, right = tile % 2 * SIDE;
+        compare(product[tile], error + down, bound, row + down, anchor + right, may);
+    }
+}
+
+/* Of T rows beside B anchors those pairs above the bound; how many, or −1 without memory. Stops
+   early, after *done rows, where room might not do; see room_needed. Anchors are a multiple of 32,
+   those at the end with an infinite bound; D is one, too. Hidden rows, ascending, are left out. A
+   product lies reach · residual + slack · norm below the similarity at most. With G and count pairs
+   are not listed: G_a += r, and they are counted. */
+int64_t coded_above(const uint16_t *codes, const float *residual, const float *norm, float reach,
+                    float slack, int64_t T, const int64_t *hidden, int64_t hidden_rows,
+                    const float *rows, const uint16_t *packed, const float *x, const float *bound,
+                    int64_t B, int64_t D, int64_t *out_row, int64_t *out_anchor, float *out_sim,
+                    int64_t room, int64_t *done, float *G, float *count)
+{
+    struct { uint8_t palette, pad[15]; uint16_t width[16]; uint8_t height[16]; } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) { shape.width[i] = 64; shape.height[i] = SIDE; }
+    found out = {out_row, out_anchor, out_sim, 0, G, count};
+    const int64_t most = BLOCK * B + WAITING + SIDE;
+    int32_t *names = malloc(2 * most * sizeof(int32_t));
+    uint16_t *last = calloc(2 * SIDE * D, sizeof(uint16_t));
+    *done = 0;
+    if (!names || !last) { free(names); free(last); return -1; }
+    candidates may = {names, names + most, 0};
+    _tile_loadconfig(&shape);
+    for (int64_t start = 0; start < T; start += BLOCK) {
+        const int64_t here = start + BLOCK < T ? BLOCK : T - start;
+        float error[BLOCK];
+        for (int64_t r = 0; r < BLOCK; r++)
+            error[r] = r < here ? reach * residual[start + r] + slack * norm[start + r] + TINY : NEVER;
+        for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
+        const int64_t rest = here % (2 * SIDE), whole = here - rest;
+        if (rest) memcpy(last, codes + (start + whole) * D, rest * D * sizeof(uint16_t));
+        for (int64_t anchor = 0; anchor < B; anchor += 2 * SIDE) {
+            for (int64_t r = 0; r < whole; r += 2 * SIDE) {
+                const uint16_t *code = codes + (start + r) * D;
+                if (!anchor) /* codes are read once: ask for those to come */
+                    for (int64_t d = 0; d < 2 * SIDE * D; d += DEPTH) __builtin_prefetch(code + BLOCK * D + d, 0, 2);
+                screen(code, error + r, packed, bound, D, start + r, anchor, &may);
+            }
+            if (rest) screen(last, error + whole, packed, bound, D, start + whole, anchor, &may);
+        }
+        if (may.n < WAITING && start + here < T) continue;
+        if (!G && out.n + may.n > room) break;
+        decide(may.row, may.anchor, may.n, rows, x, bound, D, &out);
+        may.n = 0;
+        *done = start + here;
+    }
+    _tile_release();
+    free(names);
+    free(last);
+    return out.n;
+}
+
+/* Room in which coded_above gets on. */
+int64_t room_needed(int64_t B) { return BLOCK * B + WAITING; }
+
+#else
+
+int has_matrix_units(void) { return 0; }
+
+#endif

@@ -1,0 +1,317 @@
+r"""Pairs above a bound, sums over pairs and look-ups, in C, where the system has a compiler.
+
+    above:  (j, i) with ⟨r_j, a_i⟩ > t_i, and the similarity;      sum:  G_i = Σ_j w_ij r_j.
+
+Torch and numpy write each intermediate of these to memory, and wait for every row; C does neither,
+and asks for rows before it needs them. ``_native.c`` is compiled for this processor when it is
+first needed (half a second), into a folder that is deleted at once: nothing is left that another
+machine could mistake for its own. Without a compiler nothing is said and nothing is missing but
+speed: whoever calls has a way of their own.
+"""
+
+import ctypes
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossbatch._shapes import Float, Int
+
+T = TypeVar("T")
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
+_NATIVE = (("-march=native",), ())  # the first that the compiler takes
+_SECONDS = 60.0  # after which a compiler is given up
+_GROUP = 32  # anchors and numbers of a row that matrix units take at once
+_PRODUCTS = 1 << 25  # that are worth a thread
+_SUMMED = 1 << 20  # numbers that are
+_LOOKED_UP = 1 << 18  # rows that are
+_SHARE = 16  # of the pairs there is room for one in so many
+
+_LONG, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+_ARGUMENTS = {
+    "listed_above": [_POINTER, _POINTER, _LONG, *[_POINTER] * 3, _LONG, *[_POINTER] * 3],
+    "sum_rows": [*[_POINTER] * 3, _LONG, _POINTER, _LONG, _POINTER],
+    "coded_above": [
+        *[_POINTER] * 3, _FLOAT, _FLOAT, _LONG, _POINTER, _LONG, *[_POINTER] * 4, _LONG, _LONG,
+        *[_POINTER] * 3, _LONG, *[_POINTER] * 3,
+    ],
+    "occurring": [*[_POINTER] * 2, _LONG, *[_POINTER] * 2, _LONG, _POINTER],
+    "room_needed": [_LONG],
+    "has_matrix_units": [],
+}  # fmt: skip
+
+
+class Above(NamedTuple):
+    """n pairs above a bound, near others of the same row."""
+
+    row: Int[Tensor, " n"]
+    anchor: Int[Tensor, " n"]
+    sim: Float[Tensor, " n"]
+
+
+class Packed(NamedTuple):
+    """Anchors as the matrix units take them: bfloat16, so many at once, two numbers of each."""
+
+    values: Float[Tensor, "G K P A 2"]
+    x: Float[Tensor, "B D"]
+    bound: Float[Tensor, " B"]
+
+
+class Screened(NamedTuple):
+    """T references: rows, bfloat16 of them, and by how much similarities exceed their products.
+
+    That is at most ``reach * residual + slack * norm``.
+    """
+
+    rows: Float[Tensor, "T D"]
+    values: Float[Tensor, "T D"]
+    residual: Float[Tensor, " T"]
+    norm: Float[Tensor, " T"]
+    reach: float
+    slack: float
+
+    def part(self, place: slice) -> "Screened":
+        """Some of them."""
+        rows, values, residual, norm = (x[place] for x in self[:4])
+        return Screened(rows, values, residual, norm, self.reach, self.slack)
+
+
+def at_hand(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether the functions of this module run here, on such tensors."""
+    fit = all(x.device.type == "cpu" and x.dtype == dtype and x.is_contiguous() for x in tensors)
+    return fit and _library() is not None
+
+
+def has_matrix_units(dim: int) -> bool:
+    """Whether :func:`coded_above` runs here, for rows of this width."""
+    library = _library()
+    return library is not None and dim % _GROUP == 0 < dim and bool(library.has_matrix_units())
+
+
+def packed(values: Float[Tensor, "B D"], x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
+    """Anchors and their bounds, made ready for :func:`coded_above`.
+
+    Args:
+        values: In bfloat16.
+        x: In float32.
+        bound: A number, or one for each anchor (B,).
+    """
+    count, dim = x.shape
+    full = -(-count // _GROUP) * _GROUP
+    padded = torch.zeros(full, dim, dtype=torch.bfloat16)
+    padded[:count] = values
+    tiles = padded.view(full // 16, 16, dim // _GROUP, 16, 2).permute(0, 2, 3, 1, 4).contiguous()
+    bounds = torch.full((full,), torch.inf)
+    bounds[:count] = torch.as_tensor(bound)
+    return Packed(tiles, x.contiguous(), bounds)
+
+
+def coded_above(anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]) -> Above:
+    """Pairs above the bounds of the anchors, found by matrix units.
+
+    Args:
+        anchors: B of them.
+        references: T of them.
+        hidden: Places of rows that are left out, ascending.
+    """
+    rows = len(references.rows)
+    work = rows * anchors.values.numel()
+
+    def one(part: slice) -> list[Above]:
+        return _found(anchors, references.part(part), _within(hidden, part), part.start)
+
+    return _joined([pairs for found in _each(one, rows, work // _PRODUCTS) for pairs in found])
+
+
+def coded_sum(
+    anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"]]:
+    """Of the pairs that :func:`coded_above` finds the sum of the rows, and how many there are."""
+    rows = len(references.rows)
+    work = rows * anchors.values.numel()
+
+    def one(part: slice) -> tuple[Tensor, Tensor]:
+        total, count = torch.zeros_like(anchors.x), torch.zeros(len(anchors.x))
+        nowhere = (None, None, None, 0, ctypes.byref(ctypes.c_int64()))
+        _coded(anchors, references.part(part), _within(hidden, part), *nowhere, total, count)
+        return total, count
+
+    totals, counts = zip(*_each(one, rows, work // _PRODUCTS), strict=True)
+    return functools.reduce(Tensor.add_, totals), functools.reduce(Tensor.add_, counts)
+
+
+def listed_above(
+    pairs: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+    rows: Float[Tensor, "T D"],
+    x: Float[Tensor, "B D"],
+    bound: Tensor | float,
+) -> Above:
+    """Of pairs (row, anchor) those above the bound, a number or one for each anchor (B,)."""
+    bounds = torch.as_tensor(bound, dtype=torch.float32).expand(len(x)).contiguous()
+    x = x.contiguous()
+
+    def one(part: slice) -> Above:
+        row, anchor = (places[part].contiguous() for places in pairs)
+        found = _room(len(row))
+        count = _call(
+            "listed_above", row, anchor, len(row), rows, x, bounds, rows.shape[1], *found
+        )  # fmt: skip
+        return _shifted(found, count, 0)
+
+    work = len(pairs[0]) * rows.shape[1]
+    return _joined(_each(one, len(pairs[0]), work // _SUMMED))
+
+
+def sum_rows(
+    pairs: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+    weights: Float[Tensor, " n"],
+    rows: Float[Tensor, "T D"],
+    anchors: int,
+) -> Float[Tensor, "B D"]:
+    """G_i = Σ_j w_ij r_j over pairs (row, anchor), in the order of the pairs."""
+
+    def one(part: slice) -> Tensor:
+        row, anchor = (places[part].contiguous() for places in pairs)
+        total = torch.zeros(anchors, rows.shape[1])
+        weight = weights[part].contiguous()
+        _call("sum_rows", row, anchor, weight, len(row), rows, rows.shape[1], total)
+        return total
+
+    work = len(weights) * rows.shape[1]
+    return functools.reduce(Tensor.add_, _each(one, len(weights), work // _SUMMED))
+
+
+def occurring(
+    labels: tuple[Int[Tensor, " M"], Int[Tensor, " B"]],
+    ids: tuple[Int[Tensor, " M"], Int[Tensor, " B"]],
+) -> Int[Tensor, " C"]:
+    """Where a label or an id of the many may be among the few: all that are, and few more."""
+    few_labels, few_ids = labels[1].contiguous(), ids[1].contiguous()
+
+    def one(part: slice) -> Tensor:
+        place = torch.empty(part.stop - part.start, dtype=torch.int64)
+        many = labels[0][part], ids[0][part]
+        count = _call("occurring", *many, len(place), few_labels, few_ids, len(few_ids), place)
+        return place[:count] + part.start
+
+    return torch.cat(_each(one, len(ids[0]), len(ids[0]) // _LOOKED_UP))
+
+
+def _found(anchors: Packed, references: Screened, hidden: Tensor, start: int) -> list[Above]:
+    """The pairs of a part, in as many calls as the room asks for."""
+    full, rows = len(anchors.bound), len(references.rows)
+    room = max(rows * full // _SHARE, _call("room_needed", full))
+    done, parts = ctypes.c_int64(), []
+    while rows:
+        found = _room(room)
+        count = _coded(
+            anchors, references, hidden, *found, room, ctypes.byref(done), None, None
+        )  # fmt: skip
+        parts.append(_shifted(found, count, start))
+        rest = slice(done.value, None)
+        references, start, rows = references.part(rest), start + done.value, rows - done.value
+        hidden = hidden[hidden >= done.value] - done.value
+    return parts
+
+
+def _coded(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> int:
+    rows, values, residual, norm, reach, slack = references
+    count = _call(
+        "coded_above",
+        *(values, residual, norm, reach, slack, len(rows), hidden, len(hidden), rows),
+        *(*anchors, len(anchors.bound), rows.shape[1], *out),
+    )
+    if count < 0:
+        raise MemoryError
+    return count
+
+
+def _within(places: Tensor, part: slice) -> Tensor:
+    """Those of some places, ascending, that lie in a part, counted from where it begins."""
+    first, last = np.searchsorted(places.numpy(), (part.start, part.stop))
+    return places[first:last] - part.start
+
+
+def _room(pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty(pairs, dtype=torch.int64),
+        torch.empty(pairs, dtype=torch.int64),
+        torch.empty(pairs),
+    )
+
+
+def _shifted(found: tuple[Tensor, Tensor, Tensor], count: int, start: int) -> Above:
+    row, anchor, sim = (part[:count] for part in found)
+    return Above(row.add_(start) if start else row, anchor, sim)
+
+
+def _joined(parts: list[Above]) -> Above:
+    return parts[0] if len(parts) == 1 else Above(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _each(one: Callable[[slice], T], count: int, worth: int) -> list[T]:
+    """Parts of so many, on as many threads as torch has and the work is worth."""
+    threads = max(min(torch.get_num_threads(), worth), 1)
+    if threads == 1:
+        return [one(slice(0, count))]
+    ends = [count * n // threads for n in range(threads + 1)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    return list(_pool(os.getpid(), threads).map(one, parts))
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; a fork has none."""
+    del process
+    return ThreadPoolExecutor(threads, thread_name_prefix="crossbatch")
+
+
+def _call(name: str, *arguments: Any) -> int:
+    """A function of the library; other threads go on meanwhile."""
+    plain = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    return getattr(_library(), name)(*plain)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled functions, or None."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return None
+    for native in _NATIVE:
+        library = _compiled([compiler, *_FLAGS, *native])
+        if library is not None:
+            return library
+    return None
+
+
+def _compiled(command: list[str]) -> ctypes.CDLL | None:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        target = Path(folder) / "native.so"
+        try:
+            subprocess.run(
+                [*command, "-o", str(target), str(_SOURCE)],
+                check=True, capture_output=True, timeout=_SECONDS,
+            )  # fmt: skip
+            library = ctypes.CDLL(str(target))
+        except (OSError, subprocess.SubprocessError):
+            return None
+    for name, arguments in _ARGUMENTS.items():
+        if hasattr(library, name):
+            function = getattr(library, name)
+            function.argtypes = arguments
+            function.restype = None if name == "sum_rows" else _LONG
+    library.has_matrix_units.restype = ctypes.c_int
+    return library
