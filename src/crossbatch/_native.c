@@ -119,13 +119,13 @@ int64_t occurring(const int64_t *labels, const int64_t *ids, int64_t n, const in
     return count;
 }
 
-#if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512BW__) && defined(__AVX512BF16__) && defined(__linux__)
 
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SIDE = 16, DEPTH = 32, BLOCK = 128, WAITING = 4096 };
+enum { SIDE = 16, DEPTH = 32, BLOCK = 128, WAITING = 4096, PIECES = 3, ONE = 0x3F80 };
 
 /* Whether the system lends the matrix units to this process. */
 int has_matrix_units(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
@@ -155,30 +155,43 @@ static void compare(const float *product, const float *error, const float *bound
     }
 }
 
-/* 32 rows beside 32 anchors. */
-static void screen(const uint16_t *codes, const float *error, const uint16_t *packed,
-                   const float *bound, int64_t D, int64_t row, int64_t anchor, candidates *may)
+static void start_units(void)
 {
-    float product[4][SIDE * SIDE] __attribute__((aligned(64)));
-    const uint16_t *left = packed + anchor * D, *right = left + SIDE * D;
+    struct { uint8_t palette, pad[15]; uint16_t width[16]; uint8_t height[16]; } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) { shape.width[i] = 64; shape.height[i] = SIDE; }
+    _tile_loadconfig(&shape);
+}
+
+/* 32 rows by 32 anchors, in four tiles of 16 × 16. */
+static void multiply(const uint16_t *codes, const uint16_t *packed, int64_t D, float *product)
+{
+    const uint16_t *right = packed + SIDE * D;
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     for (int64_t d = 0; d < D; d += DEPTH) {
         _tile_loadd(4, codes + d, 2 * D);
         _tile_loadd(5, codes + SIDE * D + d, 2 * D);
-        _tile_loadd(6, left + d * SIDE, 64);
+        _tile_loadd(6, packed + d * SIDE, 64);
         _tile_loadd(7, right + d * SIDE, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, product[0], 64);
-    _tile_stored(1, product[1], 64);
-    _tile_stored(2, product[2], 64);
-    _tile_stored(3, product[3], 64);
+    _tile_stored(0, product, 64);
+    _tile_stored(1, product + SIDE * SIDE, 64);
+    _tile_stored(2, product + 2 * SIDE * SIDE, 64);
+    _tile_stored(3, product + 3 * SIDE * SIDE, 64);
+}
+
+/* 32 rows beside 32 anchors: the pairs that may pass. */
+static void screen(const uint16_t *codes, const float *error, const uint16_t *packed,
+                   const float *bound, int64_t D, int64_t row, int64_t anchor, candidates *may)
+{
+    float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
+    multiply(codes, packed + anchor * D, D, product);
     for (int tile = 0; tile < 4; tile++) {
         const int down = tile / 2 * SIDE, right = tile % 2 * SIDE;
-        compare(product[tile], error + down, bound, row + down, anchor + right, may);
+        compare(product + tile * SIDE * SIDE, error + down, bound, row + down, anchor + right, may);
     }
 }
 
@@ -193,8 +206,6 @@ int64_t coded_above(const uint16_t *codes, const float *residual, const float *n
                     int64_t B, int64_t D, int64_t *out_row, int64_t *out_anchor, float *out_sim,
                     int64_t room, int64_t *done, float *G, float *count)
 {
-    struct { uint8_t palette, pad[15]; uint16_t width[16]; uint8_t height[16]; } shape = {.palette = 1};
-    for (int i = 0; i < 8; i++) { shape.width[i] = 64; shape.height[i] = SIDE; }
     found out = {out_row, out_anchor, out_sim, 0, G, count};
     const int64_t most = BLOCK * B + WAITING + SIDE;
     int32_t *names = malloc(2 * most * sizeof(int32_t));
@@ -202,7 +213,7 @@ int64_t coded_above(const uint16_t *codes, const float *residual, const float *n
     *done = 0;
     if (!names || !last) { free(names); free(last); return -1; }
     candidates may = {names, names + most, 0};
-    _tile_loadconfig(&shape);
+    start_units();
     for (int64_t start = 0; start < T; start += BLOCK) {
         const int64_t here = start + BLOCK < T ? BLOCK : T - start;
         float error[BLOCK];
@@ -230,6 +241,127 @@ int64_t coded_above(const uint16_t *codes, const float *residual, const float *n
     free(names);
     free(last);
     return out.n;
+}
+
+/* 32 rows beside 32 anchors: products like those of screen; candidates are pairs that may pass and
+   may not, what surely passes is marked by ones of bfloat16, a row for each anchor. */
+static void mark(const float *product, const float *error, const float *bound, int64_t row, int64_t anchor,
+                 uint16_t *ones, float *count, candidates *may)
+{
+    const __m512i name = _mm512_add_epi32(_mm512_set1_epi32((int)anchor),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512 limit = _mm512_loadu_ps(bound + anchor);
+    __m512i passing = _mm512_setzero_si512();
+    for (int r = 0; r < 2 * SIDE; r++) {
+        const __m512 s = _mm512_load_ps(product + r / SIDE * 2 * SIDE * SIDE + r % SIDE * SIDE), e = _mm512_set1_ps(error[r]);
+        const __mmask16 may_be = _mm512_cmp_ps_mask(_mm512_add_ps(s, e), limit, _CMP_GT_OQ);
+        const __mmask16 surely = _mm512_mask_cmp_ps_mask(may_be, _mm512_sub_ps(s, e), limit, _CMP_GT_OQ);
+        passing = _mm512_mask_or_epi32(passing, surely, passing, _mm512_set1_epi32((int)(1u << r)));
+        const __mmask16 unsure = may_be & ~surely;
+        if (!unsure) continue;
+        _mm512_storeu_si512(may->anchor + may->n, _mm512_maskz_compress_epi32(unsure, name));
+        _mm512_storeu_si512(may->row + may->n, _mm512_set1_epi32((int)(row + r)));
+        may->n += __builtin_popcount(unsure);
+    }
+    uint32_t bits[SIDE];
+    _mm512_storeu_si512(bits, passing);
+    for (int a = 0; a < SIDE; a++) {
+        _mm512_storeu_si512(ones + a * DEPTH, _mm512_maskz_set1_epi16(bits[a], ONE));
+        count[anchor + a] += __builtin_popcount(bits[a]);
+    }
+}
+
+/* Two rows in bfloat16, and what matrix units take of their sum: three numbers of bfloat16 that add
+   up to each number, cut off, those of both rows beside each other. */
+static void cut(const float *a, const float *b, int64_t D, uint16_t *codes, uint16_t *pieces)
+{
+    const __m512i top = _mm512_set1_epi32((int)0xFFFF0000);
+    for (int64_t d = 0; d < D; d += SIDE) {
+        __m512 x = _mm512_loadu_ps(a + d), y = _mm512_loadu_ps(b + d);
+        _mm256_storeu_si256((__m256i *)(codes + d), (__m256i)_mm512_cvtneps_pbh(x));
+        _mm256_storeu_si256((__m256i *)(codes + D + d), (__m256i)_mm512_cvtneps_pbh(y));
+        uint16_t *piece = pieces + d / SIDE * PIECES * SIDE * DEPTH;
+        for (int n = 0; n < PIECES; n++, piece += SIDE * DEPTH) {
+            const __m512i u = _mm512_and_si512(_mm512_castps_si512(x), top);
+            const __m512i v = _mm512_and_si512(_mm512_castps_si512(y), top);
+            _mm512_storeu_si512(piece, _mm512_or_si512(_mm512_srli_epi32(u, 16), v));
+            x = _mm512_sub_ps(x, _mm512_castsi512_ps(u));
+            y = _mm512_sub_ps(y, _mm512_castsi512_ps(v));
+        }
+    }
+}
+
+/* G += ones · pieces over a block of rows; G and what is in it a multiple of 32 by 32. */
+static void gather(const uint16_t *ones, const uint16_t *pieces, int64_t rows, int64_t B, int64_t D, float *G)
+{
+    const int64_t steps = rows / DEPTH, tile = SIDE * DEPTH;
+    for (int64_t d = 0; d < D; d += 2 * SIDE)
+        for (int64_t a = 0; a < B; a += 2 * SIDE) {
+            float *g = G + a * D + d;
+            _tile_loadd(0, g, 4 * D);
+            _tile_loadd(1, g + SIDE, 4 * D);
+            _tile_loadd(2, g + SIDE * D, 4 * D);
+            _tile_loadd(3, g + SIDE * D + SIDE, 4 * D);
+            for (int64_t k = 0; k < steps; k++) {
+                const uint16_t *left = ones + (k * B + a) * DEPTH;
+                const uint16_t *right = pieces + (k * D + d) / SIDE * PIECES * tile;
+                _tile_loadd(4, left, 64);
+                _tile_loadd(5, left + tile, 64);
+                for (int n = 0; n < PIECES; n++, right += tile) {
+                    _tile_loadd(6, right, 64);
+                    _tile_loadd(7, right + PIECES * tile, 64);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_dpbf16ps(1, 4, 7);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+            }
+            _tile_stored(0, g, 4 * D);
+            _tile_stored(1, g + SIDE, 4 * D);
+            _tile_stored(2, g + SIDE * D, 4 * D);
+            _tile_stored(3, g + SIDE * D + SIDE, 4 * D);
+        }
+}
+
+/* The sums of coded_above where many pairs pass: all rows are read, and matrix units add them, too.
+   G and count have B rows. 0, or −1 without memory. */
+int64_t many_above(const float *residual, const float *norm, float reach, float slack, int64_t T,
+                   const int64_t *hidden, int64_t hidden_rows, const float *rows, const uint16_t *packed,
+                   const float *x, const float *bound, int64_t B, int64_t D, float *G, float *count)
+{
+    const int64_t block = D < 512 ? 256 : 128, most = block * B + SIDE;
+    int32_t *names = malloc(2 * most * sizeof(int32_t));
+    uint16_t *codes = malloc(block * D * sizeof(uint16_t)), *pieces = malloc(PIECES * block * D * sizeof(uint16_t));
+    uint16_t *ones = malloc(block * B * sizeof(uint16_t));
+    float *none = calloc(D, sizeof(float));
+    const int64_t result = names && codes && pieces && ones && none ? 0 : -1;
+    candidates may = {names, names + most, 0};
+    found out = {NULL, NULL, NULL, 0, G, count};
+    if (!result) start_units();
+    for (int64_t start = 0; !result && start < T; start += block) {
+        const int64_t here = start + block < T ? block : T - start, whole = (here + DEPTH - 1) / DEPTH * DEPTH;
+        float error[256];
+        for (int64_t r = 0; r < whole; r++)
+            error[r] = r < here ? reach * residual[start + r] + slack * norm[start + r] + TINY : NEVER;
+        for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
+        for (int64_t r = 0; r < whole; r += 2)
+            cut(r < here ? rows + (start + r) * D : none, r + 1 < here ? rows + (start + r + 1) * D : none, D,
+                codes + r * D, pieces + r / DEPTH * D * PIECES * DEPTH + r % DEPTH / 2 * DEPTH);
+        for (int64_t a = 0; a < B; a += 2 * SIDE)
+            for (int64_t r = 0; r < whole; r += DEPTH) {
+                float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
+                multiply(codes + r * D, packed + a * D, D, product);
+                for (int side = 0; side < 2; side++)
+                    mark(product + side * SIDE * SIDE, error + r, bound, start + r, a + side * SIDE,
+                         ones + (r / DEPTH * B + a + side * SIDE) * DEPTH, count, &may);
+            }
+        decide(may.row, may.anchor, may.n, rows, x, bound, D, &out);
+        may.n = 0;
+        gather(ones, pieces, whole, B, D, G);
+    }
+    if (!result) _tile_release();
+    free(names); free(codes); free(pieces); free(ones); free(none);
+    return result;
 }
 
 /* Room in which coded_above gets on. */

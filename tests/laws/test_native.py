@@ -74,11 +74,12 @@ def test_matrix_units_find_what_a_product_finds(count, anchors, dim, threads):
         sim = r @ x.T
         sim[hidden] = -torch.inf
         same(_native.coded_above(packed, screened, hidden), sim, bound)
-        total, number = _native.coded_sum(packed, screened, hidden)
         weights = (sim > bound).float()
-        near = (sim - bound).abs().amin(dim=0) > 1e-5  # anchors without a pair at the bound
-        assert torch.equal(number[near], weights.sum(dim=0)[near])
-        torch.testing.assert_close(total[near], (weights.T @ r)[near], atol=1e-4, rtol=1e-4)
+        sure = (sim - bound).abs().amin(dim=0) > 1e-5  # anchors without a pair at the bound
+        for many in (False, True):
+            total, number = _native.coded_sum(packed, screened, hidden, many=many)
+            assert torch.equal(number[sure], weights.sum(dim=0)[sure])
+            torch.testing.assert_close(total[sure], (weights.T @ r)[sure], atol=1e-4, rtol=1e-4)
 
 
 @matrix_units
@@ -89,6 +90,11 @@ def test_all_pairs_or_none_whatever_the_room(bound):
     sim = r @ x.T
     sim[[0, 2999]] = -torch.inf
     assert len(found.row) == (2998 * 33 if bound < 0 else 0)
+    for many in (False, True):
+        total, number = _native.coded_sum(packed, screened, torch.tensor([0, 2999]), many=many)
+        expected = r[1:-1].sum(dim=0) * (bound < 0)
+        assert torch.equal(number, torch.full((33,), 2998.0 * (bound < 0)))
+        torch.testing.assert_close(total, expected.expand(33, 32), atol=1e-3, rtol=1e-4)
     if bound < 0:
         torch.testing.assert_close(found.sim, sim[found.row, found.anchor], atol=1e-6, rtol=1e-5)
         assert len(set(zip(found.row.tolist(), found.anchor.tolist(), strict=True))) == 2998 * 33
@@ -111,8 +117,32 @@ def test_a_pair_just_above_the_bound_is_found_whatever_its_codes_say():
     sim[found.row] = found.sim
     assert len(sim.unique()) > 3
     for bound in sim.unique()[:-1].tolist():
-        above = _native.coded_above(_native.packed(a.values, x, bound), screened, torch.arange(0))
-        assert torch.equal(above.row, (sim > bound).nonzero().flatten())
+        anchor, nothing = _native.packed(a.values, x, bound), torch.arange(0)
+        assert torch.equal(
+            _native.coded_above(anchor, screened, nothing).row, (sim > bound).nonzero().flatten()
+        )
+        for many in (False, True):
+            total, number = _native.coded_sum(anchor, screened, nothing, many=many)
+            assert number == (sim > bound).sum()
+            torch.testing.assert_close(total[0], r[sim > bound].sum(dim=0), atol=1e-4, rtol=1e-4)
+
+
+@matrix_units
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_one_row_is_its_own_sum_to_the_last_bit(scale):
+    """However matrix units cut it up."""
+    r, x = rows(300, 96, 3), rows(40, 96, 4)
+    sim = r @ x.T
+    best, second = sim.topk(2, dim=0).values
+    r, bound = scale * r, scale * (best + second) / 2
+    a, codes = round_off(x), round_off(r)
+    reach = float((a.norm + a.residual).max())
+    screened = _native.Screened(r, *codes, reach, float(a.residual.max()) + ROUNDING * reach)
+    packed, nothing = _native.packed(a.values, x, bound), torch.arange(0)
+    for many in (False, True):
+        total, number = _native.coded_sum(packed, screened, nothing, many=many)
+        assert torch.equal(total, r[sim.argmax(dim=0)])
+        assert torch.equal(number, torch.ones(40))
 
 
 @THREADS

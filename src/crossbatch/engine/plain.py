@@ -12,6 +12,7 @@ of a second-level cache; a tile is several blocks, whose surviving pairs are han
 On a CPU numpy compares and searches three times faster than torch; hence its use below.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Literal
@@ -66,7 +67,9 @@ class PlainSweep:
         self._forced: Path | None = path
         self._x = x
         self._cpu = x.device.type == "cpu"
+        self._sums = line == (0.0, 0.0)  # sums of rows above the bound are all that is asked for
         self._screen: Screen | None = None
+        self._share = 0.0  # of pairs of the present tile that are above the bound
         self._scratch = Scratch()
         self.taken: list[Path] = []
 
@@ -99,26 +102,33 @@ class PlainSweep:
 
     def _choose(self, tile: Tile) -> Path:
         path = self._forced
+        if self._cpu and path in (None, "screened"):
+            self._share = self._passing_share(tile)
         if path is None:
             path = self._cheapest(tile)
         if path == "screened" and not (self._cpu and self._encoded(tile)):
-            return "sparse"
+            return "sparse" if self._forced or self._share < _SPARSE_BELOW else "dense"
         return path
 
     def _cheapest(self, tile: Tile) -> Path:
         if not self._cpu:
             return "dense"  # looking for pairs would wait for the device
+        if self._share < self._screened_below(tile) and self._x.dtype == torch.float32:
+            return "screened"
+        return "sparse" if self._share < _SPARSE_BELOW else "dense"
+
+    def _passing_share(self, tile: Tile) -> float:
+        """Of pairs with some references, spread over the tile, how many are above the bound."""
         stride = max(len(tile.labels) * len(self._x) // _PROBE, 1)
         few = tile.embeddings[::stride].detach().to(self._x.dtype)
-        share = _share_above(self._x @ few.T, self._row_bound())
-        if share < self._screened_below(tile) and self._x.dtype == torch.float32:
-            return "screened"
-        return "sparse" if share < _SPARSE_BELOW else "dense"
+        return _share_above(self._x @ few.T, self._row_bound())
 
     def _screened_below(self, tile: Tile) -> float:
         if not rounds() or isinstance(tile.codes, Codes):
             return _SCREENED_BELOW
-        return _NATIVE_BELOW if by_matrix_units(tile.embeddings, self._x) else _ROUNDED_BELOW
+        if not by_matrix_units(tile.embeddings, self._x):
+            return _ROUNDED_BELOW
+        return math.inf if self._sums else _NATIVE_BELOW
 
     def _encoded(self, tile: Tile) -> bool:
         """Whether there are codes that can be multiplied; asks for some for the tiles to come."""
@@ -175,7 +185,7 @@ class PlainSweep:
     def _screened(self, tile: Tile, mixed: Hidden, sinks: Sequence[Push]) -> None:
         if self._screen is None:
             self._screen = Screen(self._x, self._columns_bound(), self._scratch)
-        sums = self._screen.sums(tile, mixed) if self._line == (0.0, 0.0) else None
+        sums = self._screen.sums(tile, mixed, self._share) if self._sums else None
         if sums is not None:
             for sink in sinks:
                 sink.sums(sums)

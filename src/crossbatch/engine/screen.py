@@ -30,6 +30,8 @@ from crossbatch.engine.scratch import Scratch
 from crossbatch.references import Tile
 
 _TINY = 1e-30  # above whatever matrix units flush to zero
+_MANY = 0.05  # share of pairs above which all rows are added by matrix units
+_WIDE = 5000.0  # the same share of numbers in a row, where that is more
 _SIGN = 0x7FFF  # all bits but the sign
 
 
@@ -72,11 +74,18 @@ class Screen:
         sim = similarities(references, self._x, (column, anchor), room=room)
         return self._passing(anchor, column, sim)
 
-    def sums(self, tile: Tile, hidden: Hidden) -> Sums | None:
-        """Of the pairs above the bound the sum of references and their number; or None."""
+    def sums(self, tile: Tile, hidden: Hidden, share: float) -> Sums | None:
+        """Of the pairs above the bound the sum of references and their number; or None.
+
+        Args:
+            tile: With codes.
+            hidden: References that are left out.
+            share: How many of the pairs are above the bound, about.
+        """
         if not self._whole(tile):
             return None
-        gradient, count = _native.coded_sum(*self._screened(tile), hidden.places())
+        many = share > max(_MANY, self._x.shape[1] / _WIDE)
+        gradient, count = _native.coded_sum(*self._screened(tile), hidden.places(), many=many)
         return Sums(torch.zeros_like(count), count, gradient, count)
 
     def _whole(self, tile: Tile) -> bool:
