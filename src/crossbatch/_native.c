@@ -162,11 +162,10 @@ static void start_units(void)
     _tile_loadconfig(&shape);
 }
 
-/* 32 rows by 32 anchors, in four tiles of 16 × 16. */
-static void multiply(const uint16_t *codes, const uint16_t *packed, int64_t D, float *product)
+/* 32 rows by 32 anchors, added to four tiles of 16 × 16. */
+static void multiply(const uint16_t *codes, const uint16_t *packed, int64_t D)
 {
     const uint16_t *right = packed + SIDE * D;
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     for (int64_t d = 0; d < D; d += DEPTH) {
         _tile_loadd(4, codes + d, 2 * D);
         _tile_loadd(5, codes + SIDE * D + d, 2 * D);
@@ -177,6 +176,12 @@ static void multiply(const uint16_t *codes, const uint16_t *packed, int64_t D, f
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
+}
+
+static void clear(void) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
+
+static void store(float *product)
+{
     _tile_stored(0, product, 64);
     _tile_stored(1, product + SIDE * SIDE, 64);
     _tile_stored(2, product + 2 * SIDE * SIDE, 64);
@@ -188,7 +193,9 @@ static void screen(const uint16_t *codes, const float *error, const uint16_t *pa
                    const float *bound, int64_t D, int64_t row, int64_t anchor, candidates *may)
 {
     float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
-    multiply(codes, packed + anchor * D, D, product);
+    clear();
+    multiply(codes, packed + anchor * D, D);
+    store(product);
     for (int tile = 0; tile < 4; tile++) {
         const int down = tile / 2 * SIDE, right = tile % 2 * SIDE;
         compare(product + tile * SIDE * SIDE, error + down, bound, row + down, anchor + right, may);
@@ -271,15 +278,24 @@ static void mark(const float *product, const float *error, const float *bound, i
     }
 }
 
-/* Two rows in bfloat16, and what matrix units take of their sum: three numbers of bfloat16 that add
-   up to each number, cut off, those of both rows beside each other. */
-static void cut(const float *a, const float *b, int64_t D, uint16_t *codes, uint16_t *pieces)
+/* Sixteen numbers in bfloat16, and so what that leaves. */
+static void halve(__m512 x, uint16_t *code, uint16_t *rest)
+{
+    const __m256i high = (__m256i)_mm512_cvtneps_pbh(x);
+    const __m512 back = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    _mm256_storeu_si256((__m256i *)code, high);
+    _mm256_storeu_si256((__m256i *)rest, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(x, back)));
+}
+
+/* Two rows in bfloat16 and their rest, and what matrix units take of their sum: three numbers of
+   bfloat16 that add up to each number, cut off, those of both rows beside each other. */
+static void cut(const float *a, const float *b, int64_t D, uint16_t *codes, uint16_t *rest, uint16_t *pieces)
 {
     const __m512i top = _mm512_set1_epi32((int)0xFFFF0000);
     for (int64_t d = 0; d < D; d += SIDE) {
         __m512 x = _mm512_loadu_ps(a + d), y = _mm512_loadu_ps(b + d);
-        _mm256_storeu_si256((__m256i *)(codes + d), (__m256i)_mm512_cvtneps_pbh(x));
-        _mm256_storeu_si256((__m256i *)(codes + D + d), (__m256i)_mm512_cvtneps_pbh(y));
+        halve(x, codes + d, rest + d);
+        halve(y, codes + D + d, rest + D + d);
         uint16_t *piece = pieces + d / SIDE * PIECES * SIDE * DEPTH;
         for (int n = 0; n < PIECES; n++, piece += SIDE * DEPTH) {
             const __m512i u = _mm512_and_si512(_mm512_castps_si512(x), top);
@@ -324,14 +340,16 @@ static void gather(const uint16_t *ones, const uint16_t *pieces, int64_t rows, i
 }
 
 /* The sums of coded_above where many pairs pass: all rows are read, and matrix units add them, too.
-   G and count have B rows. 0, or −1 without memory. */
+   Behind the packed anchors their rests are packed: with two numbers of bfloat16 for each number of
+   both sides products err so little that hardly a pair is unsure. G and count have B rows. 0, or −1
+   without memory. */
 int64_t many_above(const float *residual, const float *norm, float reach, float slack, int64_t T,
                    const int64_t *hidden, int64_t hidden_rows, const float *rows, const uint16_t *packed,
                    const float *x, const float *bound, int64_t B, int64_t D, float *G, float *count)
 {
     const int64_t block = D < 512 ? 256 : 128, most = block * B + SIDE;
     int32_t *names = malloc(2 * most * sizeof(int32_t));
-    uint16_t *codes = malloc(block * D * sizeof(uint16_t)), *pieces = malloc(PIECES * block * D * sizeof(uint16_t));
+    uint16_t *codes = malloc(2 * block * D * sizeof(uint16_t)), *pieces = malloc(PIECES * block * D * sizeof(uint16_t));
     uint16_t *ones = malloc(block * B * sizeof(uint16_t));
     float *none = calloc(D, sizeof(float));
     const int64_t result = names && codes && pieces && ones && none ? 0 : -1;
@@ -346,11 +364,15 @@ int64_t many_above(const float *residual, const float *norm, float reach, float 
         for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
         for (int64_t r = 0; r < whole; r += 2)
             cut(r < here ? rows + (start + r) * D : none, r + 1 < here ? rows + (start + r + 1) * D : none, D,
-                codes + r * D, pieces + r / DEPTH * D * PIECES * DEPTH + r % DEPTH / 2 * DEPTH);
+                codes + r * D, codes + (block + r) * D, pieces + r / DEPTH * D * PIECES * DEPTH + r % DEPTH / 2 * DEPTH);
         for (int64_t a = 0; a < B; a += 2 * SIDE)
             for (int64_t r = 0; r < whole; r += DEPTH) {
                 float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
-                multiply(codes + r * D, packed + a * D, D, product);
+                clear();
+                multiply(codes + r * D, packed + a * D, D);
+                multiply(codes + r * D, packed + (B + a) * D, D);
+                multiply(codes + (block + r) * D, packed + a * D, D);
+                store(product);
                 for (int side = 0; side < 2; side++)
                     mark(product + side * SIDE * SIDE, error + r, bound, start + r, a + side * SIDE,
                          ones + (r / DEPTH * B + a + side * SIDE) * DEPTH, count, &may);

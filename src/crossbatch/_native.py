@@ -56,6 +56,8 @@ _ARGUMENTS = {
     "has_matrix_units": [],
 }  # fmt: skip
 
+_NOWHERE = (None, None, None, 0, ctypes.byref(ctypes.c_int64()))  # no room for pairs
+
 
 class Above(NamedTuple):
     """n pairs above a bound, near others of the same row."""
@@ -66,7 +68,10 @@ class Above(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Anchors as the matrix units take them: bfloat16, so many at once, two numbers of each."""
+    """Anchors as the matrix units take them: bfloat16, so many at once, two numbers of each.
+
+    The rest of each number, if asked for, follows in the same way.
+    """
 
     values: Float[Tensor, "G K P A 2"]
     x: Float[Tensor, "B D"]
@@ -104,19 +109,24 @@ def has_matrix_units(dim: int) -> bool:
     return library is not None and dim % _GROUP == 0 < dim and bool(library.has_matrix_units())
 
 
-def packed(values: Float[Tensor, "B D"], x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
+def packed(
+    values: Float[Tensor, "B D"], x: Float[Tensor, "B D"], bound: Tensor | float, *, rest: bool
+) -> Packed:
     """Anchors and their bounds, made ready for :func:`coded_above`.
 
     Args:
         values: In bfloat16.
         x: In float32.
         bound: A number, or one for each anchor (B,).
+        rest: Pack what rounding left, too, as :func:`many_sum` needs it.
     """
     count, dim = x.shape
     full = -(-count // _GROUP) * _GROUP
-    padded = torch.zeros(full, dim, dtype=torch.bfloat16)
-    padded[:count] = values
-    tiles = padded.view(full // 16, 16, dim // _GROUP, 16, 2).permute(0, 2, 3, 1, 4).contiguous()
+    padded = torch.zeros(1 + rest, full, dim, dtype=torch.bfloat16)
+    padded[0, :count] = values
+    if rest:
+        padded[1, :count] = x - values
+    tiles = padded.view(-1, 16, dim // _GROUP, 16, 2).permute(0, 2, 3, 1, 4).contiguous()
     bounds = torch.full((full,), torch.inf)
     bounds[:count] = torch.as_tensor(bound)
     return Packed(tiles, x.contiguous(), bounds)
@@ -140,28 +150,39 @@ def coded_above(anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]
 
 
 def coded_sum(
-    anchors: Packed, references: Screened, hidden: Int[Tensor, " H"], *, many: bool = False
+    anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"]]:
-    """Of the pairs that :func:`coded_above` finds the sum of the rows, and how many there are.
+    """Of the pairs that :func:`coded_above` finds the sum of the rows, and how many there are."""
+    return _sum(_coded, anchors, references, hidden)
 
-    With ``many`` all rows are read, and matrix units add them, each number as the sum of three of
-    bfloat16: the same result, sooner where some hundredths of the pairs pass.
+
+def many_sum(
+    anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"]]:
+    """The same, sooner where some hundredths of the pairs pass.
+
+    All rows are read and matrix units add them, each number as the sum of three of bfloat16.
+
+    Args:
+        anchors: With their rest.
+        references: With reach and slack for products of two numbers of bfloat16 for each number.
+        hidden: As above.
     """
+    return _sum(_many, anchors, references, hidden)
+
+
+def _sum(
+    take: Callable[..., int], anchors: Packed, references: Screened, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
     rows = len(references.rows)
-    work = rows * anchors.values.numel()
+    full, dim = len(anchors.bound), references.rows.shape[1]
 
     def one(part: slice) -> tuple[Tensor, Tensor]:
-        full, dim = len(anchors.bound), references.rows.shape[1]
         sums = torch.zeros(full, dim), torch.zeros(full)
-        some, less = references.part(part), _within(hidden, part)
-        if many:
-            _many(anchors, some, less, *sums)
-        else:
-            nowhere = (None, None, None, 0, ctypes.byref(ctypes.c_int64()))
-            _coded(anchors, some, less, *nowhere, *sums)
+        take(anchors, references.part(part), _within(hidden, part), *_NOWHERE, *sums)
         return sums
 
-    totals, counts = zip(*_each(one, rows, work // _PRODUCTS), strict=True)
+    totals, counts = zip(*_each(one, rows, rows * full * dim // _PRODUCTS), strict=True)
     count = len(anchors.x)
     total, number = (functools.reduce(Tensor.add_, parts)[:count] for parts in (totals, counts))
     return total, number
@@ -253,15 +274,16 @@ def _coded(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> 
     return count
 
 
-def _many(anchors: Packed, references: Screened, hidden: Tensor, *out: Tensor) -> None:
+def _many(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> int:
     rows, _, residual, norm, reach, slack = references
     failed = _call(
         "many_above",
         *(residual, norm, reach, slack, len(rows), hidden, len(hidden), rows),
-        *(*anchors, len(anchors.bound), rows.shape[1], *out),
+        *(*anchors, len(anchors.bound), rows.shape[1], *out[-2:]),
     )
     if failed:
         raise MemoryError
+    return failed
 
 
 def _within(places: Tensor, part: slice) -> Tensor:

@@ -16,6 +16,7 @@ import crossbatch as xb
 from crossbatch import _native
 from crossbatch.codes import ROUNDING, round_off
 from crossbatch.engine import Tiling
+from crossbatch.engine.screen import _reach
 from tests.tables import WEIGHTINGS
 
 pytestmark = pytest.mark.skipif(_native._library() is None, reason="no compiler here")
@@ -23,6 +24,7 @@ matrix_units = pytest.mark.skipif(
     _native._library() is None or not _native.has_matrix_units(32),
     reason="no matrix units here, or no compiler",
 )
+SUMS = (_native.coded_sum, _native.many_sum)
 THREADS = pytest.mark.parametrize("threads", [1, 2])
 
 
@@ -42,13 +44,13 @@ def rows(count: int, dim: int, seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)))
 
 
-def inputs(count: int, anchors: int, dim: int, bound):
-    """Anchors and references as the functions of matrix units take them."""
-    r, x = rows(count, dim, 1), rows(anchors, dim, 2)
+def prepared(r: torch.Tensor, x: torch.Tensor, bound):
+    """Anchors, and references with the error of one code a number and of two."""
     a, codes = round_off(x), round_off(r)
-    reach = float((a.norm + a.residual).max())
-    slack = float(a.residual.max()) + 2 * ROUNDING * reach
-    return r, x, _native.packed(a.values, x, bound), _native.Screened(r, *codes, reach, slack)
+    screened = [
+        _native.Screened(r, *codes, *_reach(a, ROUNDING, twice=twice)) for twice in (False, True)
+    ]
+    return _native.packed(a.values, x, bound, rest=True), screened
 
 
 def same(found: _native.Above, sim: torch.Tensor, bound) -> None:
@@ -69,15 +71,16 @@ def same(found: _native.Above, sim: torch.Tensor, bound) -> None:
 @pytest.mark.parametrize("dim", [32, 96])
 def test_matrix_units_find_what_a_product_finds(count, anchors, dim, threads):
     bound = torch.linspace(-0.3, 0.3, anchors)
-    r, x, packed, screened = inputs(count, anchors, dim, bound)
+    r, x = rows(count, dim, 1), rows(anchors, dim, 2)
+    packed, screened = prepared(r, x, bound)
     for hidden in (torch.arange(0), torch.arange(0, count, 3), torch.arange(count)):
         sim = r @ x.T
         sim[hidden] = -torch.inf
-        same(_native.coded_above(packed, screened, hidden), sim, bound)
+        same(_native.coded_above(packed, screened[0], hidden), sim, bound)
         weights = (sim > bound).float()
         sure = (sim - bound).abs().amin(dim=0) > 1e-5  # anchors without a pair at the bound
-        for many in (False, True):
-            total, number = _native.coded_sum(packed, screened, hidden, many=many)
+        for take, some in zip(SUMS, screened, strict=True):
+            total, number = take(packed, some, hidden)
             assert torch.equal(number[sure], weights.sum(dim=0)[sure])
             torch.testing.assert_close(total[sure], (weights.T @ r)[sure], atol=1e-4, rtol=1e-4)
 
@@ -85,13 +88,14 @@ def test_matrix_units_find_what_a_product_finds(count, anchors, dim, threads):
 @matrix_units
 @pytest.mark.parametrize("bound", [-torch.inf, torch.inf, -2.0, 2.0])
 def test_all_pairs_or_none_whatever_the_room(bound):
-    r, x, packed, screened = inputs(3000, 33, 32, bound)  # 99,000 pairs, room for 12,288
-    found = _native.coded_above(packed, screened, torch.tensor([0, 2999]))
+    r, x = rows(3000, 32, 1), rows(33, 32, 2)  # 99,000 pairs, room for 12,288
+    packed, screened = prepared(r, x, bound)
+    found = _native.coded_above(packed, screened[0], torch.tensor([0, 2999]))
     sim = r @ x.T
     sim[[0, 2999]] = -torch.inf
     assert len(found.row) == (2998 * 33 if bound < 0 else 0)
-    for many in (False, True):
-        total, number = _native.coded_sum(packed, screened, torch.tensor([0, 2999]), many=many)
+    for take, some in zip(SUMS, screened, strict=True):
+        total, number = take(packed, some, torch.tensor([0, 2999]))
         expected = r[1:-1].sum(dim=0) * (bound < 0)
         assert torch.equal(number, torch.full((33,), 2998.0 * (bound < 0)))
         torch.testing.assert_close(total, expected.expand(33, 32), atol=1e-3, rtol=1e-4)
@@ -108,21 +112,17 @@ def test_a_pair_just_above_the_bound_is_found_whatever_its_codes_say():
     x[0, 0] = 1.0
     short = 0.5 - (r @ x.T)[:, 0]
     r[:, 0] = short
-    a, codes = round_off(x), round_off(r)
-    reach = float((a.norm + a.residual).max())
-    screened = _native.Screened(r, *codes, reach, float(a.residual.max()) + ROUNDING * reach)
-    everything = _native.packed(a.values, x, -9.0)
+    everything, screened = prepared(r, x, -9.0)
     sim = torch.empty(4096)
-    found = _native.coded_above(everything, screened, torch.arange(0))
+    found = _native.coded_above(everything, screened[0], torch.arange(0))
     sim[found.row] = found.sim
     assert len(sim.unique()) > 3
     for bound in sim.unique()[:-1].tolist():
-        anchor, nothing = _native.packed(a.values, x, bound), torch.arange(0)
-        assert torch.equal(
-            _native.coded_above(anchor, screened, nothing).row, (sim > bound).nonzero().flatten()
-        )
-        for many in (False, True):
-            total, number = _native.coded_sum(anchor, screened, nothing, many=many)
+        anchor, nothing = prepared(r, x, bound)[0], torch.arange(0)
+        found = _native.coded_above(anchor, screened[0], nothing)
+        assert torch.equal(found.row, (sim > bound).nonzero().flatten())
+        for take, some in zip(SUMS, screened, strict=True):
+            total, number = take(anchor, some, nothing)
             assert number == (sim > bound).sum()
             torch.testing.assert_close(total[0], r[sim > bound].sum(dim=0), atol=1e-4, rtol=1e-4)
 
@@ -135,12 +135,10 @@ def test_one_row_is_its_own_sum_to_the_last_bit(scale):
     sim = r @ x.T
     best, second = sim.topk(2, dim=0).values
     r, bound = scale * r, scale * (best + second) / 2
-    a, codes = round_off(x), round_off(r)
-    reach = float((a.norm + a.residual).max())
-    screened = _native.Screened(r, *codes, reach, float(a.residual.max()) + ROUNDING * reach)
-    packed, nothing = _native.packed(a.values, x, bound), torch.arange(0)
-    for many in (False, True):
-        total, number = _native.coded_sum(packed, screened, nothing, many=many)
+    packed, screened = prepared(r, x, bound)
+    nothing = torch.arange(0)
+    for take, some in zip(SUMS, screened, strict=True):
+        total, number = take(packed, some, nothing)
         assert torch.equal(total, r[sim.argmax(dim=0)])
         assert torch.equal(number, torch.ones(40))
 

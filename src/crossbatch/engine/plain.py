@@ -197,7 +197,7 @@ class PlainSweep:
 def _share_above(sim: Tensor, bound: Tensor | float) -> float:
     passing = torch.empty(sim.shape, dtype=torch.bool)
     above(sim, bound, out=passing)
-    return np.count_nonzero(passing.numpy()) / max(passing.numel(), 1)
+    return int(np.count_nonzero(passing.numpy())) / max(passing.numel(), 1)
 
 
 def _coordinates(passing: Tensor, mixed: Hidden) -> tuple[Tensor, Tensor, Tensor]:

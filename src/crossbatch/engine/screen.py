@@ -32,6 +32,7 @@ from crossbatch.references import Tile
 _TINY = 1e-30  # above whatever matrix units flush to zero
 _MANY = 0.05  # share of pairs above which all rows are added by matrix units
 _WIDE = 5000.0  # the same share of numbers in a row, where that is more
+_UNIT = 2.0**-8  # u of bfloat16, at least
 _SIGN = 0x7FFF  # all bits but the sign
 
 
@@ -48,7 +49,7 @@ class Screen:
         self._x, self._bound, self._scratch = x, bound, scratch
         self._codes: Codes | None = None
         self._rounded: Rounded | None = None
-        self._packed: _native.Packed | None = None
+        self._packed: dict[bool, _native.Packed] = {}
 
     def above(self, tile: Tile, hidden: Hidden, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Anchors, places in the tile and similarities of the pairs above the bound.
@@ -85,22 +86,27 @@ class Screen:
         if not self._whole(tile):
             return None
         many = share > max(_MANY, self._x.shape[1] / _WIDE)
-        gradient, count = _native.coded_sum(*self._screened(tile), hidden.places(), many=many)
+        take = _native.many_sum if many else _native.coded_sum
+        gradient, count = take(*self._screened(tile, twice=many), hidden.places())
         return Sums(torch.zeros_like(count), count, gradient, count)
 
     def _whole(self, tile: Tile) -> bool:
         """Whether C does all of it."""
         return isinstance(tile.codes, Rounded) and by_matrix_units(tile.embeddings, self._x)
 
-    def _screened(self, tile: Tile) -> tuple[_native.Packed, _native.Screened]:
-        """Anchors and references as matrix units take them."""
-        assert isinstance(tile.codes, Rounded)
-        if self._packed is None:
+    def _screened(
+        self, tile: Tile, *, twice: bool = False
+    ) -> tuple[_native.Packed, _native.Screened]:
+        """Anchors and references as matrix units take them; twice with two codes a number."""
+        codes = tile.codes
+        assert isinstance(codes, Rounded)
+        if self._rounded is None:
             self._rounded = round_off(self._x)
-            self._packed = _native.packed(self._rounded.values, self._x, self._bound)
-        assert self._rounded is not None
-        reach, slack = _reach(self._rounded, self._slack())
-        return self._packed, _native.Screened(tile.embeddings, *tile.codes, reach, slack)
+        if twice not in self._packed:
+            values = self._rounded.values
+            self._packed[twice] = _native.packed(values, self._x, self._bound, rest=twice)
+        reach, slack = _reach(self._rounded, self._slack(), twice=twice)
+        return self._packed[twice], _native.Screened(tile.embeddings, *codes, reach, slack)
 
     def _passing(
         self, anchor: np.ndarray, column: np.ndarray, sim: Tensor
@@ -196,9 +202,15 @@ def _error(a: Codes | Rounded, codes: Codes | Rounded, rounding: float) -> Tenso
     return reach * codes.residual + slack * codes.norm
 
 
-def _reach(a: Codes | Rounded, rounding: float) -> tuple[float, float]:
-    """What to multiply residuals and norms with, to bound the error."""
+def _reach(a: Codes | Rounded, rounding: float, *, twice: bool = False) -> tuple[float, float]:
+    """What to multiply residuals and norms with, to bound the error.
+
+    Twice rounded, r = h + m + e with ‖m‖ = ρ and ‖e‖ ≤ u ρ, the products h h, h m and m h leave
+    ‖m_a‖ ρ + ‖e_a‖ ‖r‖ + ‖a‖ ‖e‖.
+    """
     reach, residual = (float(x) for x in ((a.norm + a.residual).amax(), a.residual.amax()))
+    if twice:
+        return residual + _UNIT * reach, _UNIT * residual + rounding * reach
     return reach, residual + rounding * reach
 
 
