@@ -30,8 +30,6 @@ from crossbatch.engine.scratch import Scratch
 from crossbatch.references import Tile
 
 _TINY = 1e-30  # above whatever matrix units flush to zero
-_MANY = 0.05  # share of pairs above which all rows are added by matrix units
-_WIDE = 5000.0  # the same share of numbers in a row, where that is more
 _UNIT = 2.0**-8  # u of bfloat16, at least
 _SIGN = 0x7FFF  # all bits but the sign
 
@@ -85,7 +83,7 @@ class Screen:
         """
         if not self._whole(tile):
             return None
-        many = share > max(_MANY, self._x.shape[1] / _WIDE)
+        many = share > _many(*self._x.shape)
         take = _native.many_sum if many else _native.coded_sum
         gradient, count = take(*self._screened(tile, twice=many), hidden.places())
         return Sums(torch.zeros_like(count), count, gradient, count)
@@ -184,6 +182,14 @@ class Screen:
 
     def _block(self, part: slice, dtype: torch.dtype) -> Tensor:
         return self._scratch.matrix((part.stop - part.start, len(self._x)), self._x, dtype)
+
+
+def _many(anchors: int, dim: int) -> float:
+    """Share of pairs above which matrix units add all rows sooner than others add those that pass.
+
+    Measured; reading and cutting up rows costs the same for few anchors as for many.
+    """
+    return max(0.03 + dim / 8000, dim / (50 * anchors))
 
 
 def by_matrix_units(references: Tensor, x: Tensor) -> bool:
