@@ -41,7 +41,7 @@ class Anchors:
     def of(embeddings: Tensor, labels: Tensor, ids: Tensor) -> "Anchors":
         """Detach and upcast to at least float32; statistics and weights never see less."""
         precise = torch.promote_types(embeddings.dtype, torch.float32)
-        return Anchors(embeddings.detach().to(precise), labels.long(), ids.long())
+        return Anchors(embeddings.detach().to(precise).contiguous(), labels.long(), ids.long())
 
     @property
     def columns(self) -> tuple[Tensor, Tensor, Tensor]:

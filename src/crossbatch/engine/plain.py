@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch import _native
 from crossbatch.codes import Codes, Rounded, multiplies, rounds
 from crossbatch.engine.fused import fits, fused_sums
 from crossbatch.engine.pairs import Hidden, Split, above, places_of
@@ -33,8 +34,8 @@ Path = Literal["dense", "sparse", "screened", "fused"]
 Line = tuple[float, float] | None
 
 _SCREENED_BELOW = 0.01  # share of pairs above the bound
-_ROUNDED_BELOW = 0.04  # the same with codes of bfloat16
-_NATIVE_BELOW = 0.2  # the same in C
+_CHEAPLY_BELOW = 0.04  # the same with codes of bfloat16, or where C looks at what may pass
+_NATIVE_BELOW = 0.2  # the same where C does all of it
 _SPARSE_BELOW = 0.03
 _PROBE = 1 << 12  # similarities that tell the share
 _WORTH_CODES = 4096  # references
@@ -124,11 +125,11 @@ class PlainSweep:
         return _share_above(self._x @ few.T, self._row_bound())
 
     def _screened_below(self, tile: Tile) -> float:
-        if not rounds() or isinstance(tile.codes, Codes):
-            return _SCREENED_BELOW
-        if not by_matrix_units(tile.embeddings, self._x):
-            return _ROUNDED_BELOW
-        return math.inf if self._sums else _NATIVE_BELOW
+        rounded = rounds() and not isinstance(tile.codes, Codes)
+        if rounded and by_matrix_units(tile.embeddings, self._x):
+            return math.inf if self._sums else _NATIVE_BELOW
+        cheap = rounded or _native.at_hand(tile.embeddings, self._x)
+        return _CHEAPLY_BELOW if cheap else _SCREENED_BELOW
 
     def _encoded(self, tile: Tile) -> bool:
         """Whether there are codes that can be multiplied; asks for some for the tiles to come."""
