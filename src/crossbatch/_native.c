@@ -1,8 +1,8 @@
 /* Pairs of references and anchors above a bound, and sums over such pairs: see _native.py.
 
-   A pair is looked at in two steps. Products of bfloat16 codes, exact but for the rounding of the
-   codes, tell which pairs may pass; the product of the rows in float32 decides. Rows are asked for
-   some pairs before they are needed, so that one does not wait for memory. */
+   A pair is looked at in two steps. Products of codes, exact but for the rounding of the codes, tell
+   which pairs may pass; the product of the rows in float32 decides. Rows are asked for some pairs
+   before they are needed, so that one does not wait for memory. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -119,13 +119,13 @@ int64_t occurring(const int64_t *labels, const int64_t *ids, int64_t n, const in
     return count;
 }
 
-#if defined(__AMX_BF16__) && defined(__AVX512BW__) && defined(__AVX512BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BW__) && defined(__AVX512BF16__) && defined(__linux__)
 
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SIDE = 16, DEPTH = 32, BLOCK = 128, WAITING = 4096, PIECES = 3, ONE = 0x3F80 };
+enum { SIDE = 16, DEPTH = 32, BLOCK = 128, WAITING = 4096, PIECES = 3, ONE = 0x3F80, FINE = 254 };
 
 /* Whether the system lends the matrix units to this process. */
 int has_matrix_units(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
@@ -138,20 +138,31 @@ typedef struct {
     int64_t n;
 } candidates;
 
-/* Of 16 × 16 products those that reach the bound, less the error of each row. */
-static void compare(const float *product, const float *error, const float *bound, int64_t row,
-                    int64_t anchor, candidates *may)
+static __m512i names_from(int64_t anchor)
 {
-    const __m512i name = _mm512_add_epi32(_mm512_set1_epi32((int)anchor),
+    return _mm512_add_epi32(_mm512_set1_epi32((int)anchor),
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    const __m512 limit = _mm512_loadu_ps(bound + anchor);
+}
+
+static void append(candidates *may, __mmask16 which, __m512i names, int64_t row)
+{
+    _mm512_storeu_si512(may->anchor + may->n, _mm512_maskz_compress_epi32(which, names));
+    _mm512_storeu_si512(may->row + may->n, _mm512_set1_epi32((int)row));
+    may->n += __builtin_popcount(which);
+}
+
+/* Of 16 × 16 pairs those that may reach the bound: first + second / FINE, scaled, and the error. */
+static void compare(const int32_t *first, const int32_t *second, const float *scale, const float *error,
+                    const float *bound, int64_t row, int64_t anchor, candidates *may)
+{
+    const __m512i name = names_from(anchor);
+    const __m512 limit = _mm512_loadu_ps(bound + anchor), fine = _mm512_set1_ps(1.0f / FINE);
     for (int r = 0; r < SIDE; r++) {
-        const __m512 most = _mm512_add_ps(_mm512_load_ps(product + r * SIDE), _mm512_set1_ps(error[r]));
-        const __mmask16 passing = _mm512_cmp_ps_mask(most, limit, _CMP_GT_OQ);
-        if (!passing) continue;
-        _mm512_storeu_si512(may->anchor + may->n, _mm512_maskz_compress_epi32(passing, name));
-        _mm512_storeu_si512(may->row + may->n, _mm512_set1_epi32((int)(row + r)));
-        may->n += __builtin_popcount(passing);
+        const __m512 high = _mm512_cvtepi32_ps(_mm512_load_si512(first + r * SIDE));
+        const __m512 low = _mm512_cvtepi32_ps(_mm512_load_si512(second + r * SIDE));
+        const __m512 sim = _mm512_mul_ps(_mm512_fmadd_ps(low, fine, high), _mm512_set1_ps(scale[r]));
+        const __mmask16 passing = _mm512_cmp_ps_mask(_mm512_add_ps(sim, _mm512_set1_ps(error[r])), limit, _CMP_GT_OQ);
+        if (passing) append(may, passing, name, row + r);
     }
 }
 
@@ -180,63 +191,75 @@ static void multiply(const uint16_t *codes, const uint16_t *packed, int64_t D)
 
 static void clear(void) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
 
-static void store(float *product)
+static void store(void *product)
 {
-    _tile_stored(0, product, 64);
-    _tile_stored(1, product + SIDE * SIDE, 64);
-    _tile_stored(2, product + 2 * SIDE * SIDE, 64);
-    _tile_stored(3, product + 3 * SIDE * SIDE, 64);
+    uint32_t *tile = product;
+    _tile_stored(0, tile, 64);
+    _tile_stored(1, tile + SIDE * SIDE, 64);
+    _tile_stored(2, tile + 2 * SIDE * SIDE, 64);
+    _tile_stored(3, tile + 3 * SIDE * SIDE, 64);
 }
 
-/* 32 rows beside 32 anchors: the pairs that may pass. */
-static void screen(const uint16_t *codes, const float *error, const uint16_t *packed,
-                   const float *bound, int64_t D, int64_t row, int64_t anchor, candidates *may)
+/* 32 rows beside 16 anchors, who have two digits each: the pairs that may pass. */
+static void screen(const int8_t *codes, const float *scale, const float *error, const int8_t *packed,
+                   const float *bound, int64_t B, int64_t D, int64_t row, int64_t anchor, candidates *may)
 {
-    float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
+    int32_t product[4][SIDE * SIDE] __attribute__((aligned(64)));
+    const int8_t *first = packed + anchor * D, *second = packed + (B + anchor) * D;
     clear();
-    multiply(codes, packed + anchor * D, D);
-    store(product);
-    for (int tile = 0; tile < 4; tile++) {
-        const int down = tile / 2 * SIDE, right = tile % 2 * SIDE;
-        compare(product + tile * SIDE * SIDE, error + down, bound, row + down, anchor + right, may);
+    for (int64_t d = 0; d < D; d += 2 * DEPTH) {
+        _tile_loadd(4, codes + d, D);
+        _tile_loadd(5, codes + SIDE * D + d, D);
+        _tile_loadd(6, first + d * SIDE, 64);
+        _tile_loadd(7, second + d * SIDE, 64);
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
     }
+    store(product);
+    compare(product[0], product[1], scale, error, bound, row, anchor, may);
+    compare(product[2], product[3], scale + SIDE, error + SIDE, bound, row + SIDE, anchor, may);
 }
 
 /* Of T rows beside B anchors those pairs above the bound; how many, or −1 without memory. Stops
-   early, after *done rows, where room might not do; see room_needed. Anchors are a multiple of 32,
-   those at the end with an infinite bound; D is one, too. Hidden rows, ascending, are left out. A
-   product lies reach · residual + slack · norm below the similarity at most. With G and count pairs
-   are not listed: G_a += r, and they are counted. */
-int64_t coded_above(const uint16_t *codes, const float *residual, const float *norm, float reach,
-                    float slack, int64_t T, const int64_t *hidden, int64_t hidden_rows,
-                    const float *rows, const uint16_t *packed, const float *x, const float *bound,
+   early, after *done rows, where room might not do; see room_needed. Hidden rows, ascending, are left
+   out. Anchors are a multiple of 32, those at the end with an infinite bound, D is one of 64. A row is
+   its code times its scale; an anchor is (first + second / FINE) times the scale of all, and packed
+   are all first digits, then all second ones. Similarities exceed what codes say by reach · residual +
+   slack · norm at most. With G and count pairs are not listed: G_a += r, and they are counted. */
+int64_t coded_above(const int8_t *codes, const float *scales, const float *residual, const float *norm,
+                    float scale, float reach, float slack, int64_t T, const int64_t *hidden, int64_t hidden_rows,
+                    const float *rows, const int8_t *packed, const float *x, const float *bound,
                     int64_t B, int64_t D, int64_t *out_row, int64_t *out_anchor, float *out_sim,
                     int64_t room, int64_t *done, float *G, float *count)
 {
     found out = {out_row, out_anchor, out_sim, 0, G, count};
     const int64_t most = BLOCK * B + WAITING + SIDE;
     int32_t *names = malloc(2 * most * sizeof(int32_t));
-    uint16_t *last = calloc(2 * SIDE * D, sizeof(uint16_t));
+    int8_t *last = calloc(2 * SIDE * D, 1);
     *done = 0;
     if (!names || !last) { free(names); free(last); return -1; }
     candidates may = {names, names + most, 0};
     start_units();
     for (int64_t start = 0; start < T; start += BLOCK) {
         const int64_t here = start + BLOCK < T ? BLOCK : T - start;
-        float error[BLOCK];
-        for (int64_t r = 0; r < BLOCK; r++)
+        float error[BLOCK], both[BLOCK];
+        for (int64_t r = 0; r < BLOCK; r++) {
+            both[r] = r < here ? scale * scales[start + r] : 0;
             error[r] = r < here ? reach * residual[start + r] + slack * norm[start + r] + TINY : NEVER;
+        }
         for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
         const int64_t rest = here % (2 * SIDE), whole = here - rest;
-        if (rest) memcpy(last, codes + (start + whole) * D, rest * D * sizeof(uint16_t));
-        for (int64_t anchor = 0; anchor < B; anchor += 2 * SIDE) {
+        if (rest) memcpy(last, codes + (start + whole) * D, rest * D);
+        for (int64_t anchor = 0; anchor < B; anchor += SIDE) {
             for (int64_t r = 0; r < whole; r += 2 * SIDE) {
-                const uint16_t *code = codes + (start + r) * D;
+                const int8_t *code = codes + (start + r) * D;
                 if (!anchor) /* codes are read once: ask for those to come */
-                    for (int64_t d = 0; d < 2 * SIDE * D; d += DEPTH) __builtin_prefetch(code + BLOCK * D + d, 0, 2);
-                screen(code, error + r, packed, bound, D, start + r, anchor, &may);
+                    for (int64_t d = 0; d < 2 * SIDE * D; d += 64) __builtin_prefetch(code + BLOCK * D + d, 0, 2);
+                screen(code, both + r, error + r, packed, bound, B, D, start + r, anchor, &may);
             }
-            if (rest) screen(last, error + whole, packed, bound, D, start + whole, anchor, &may);
+            if (rest) screen(last, both + whole, error + whole, packed, bound, B, D, start + whole, anchor, &may);
         }
         if (may.n < WAITING && start + here < T) continue;
         if (!G && out.n + may.n > room) break;
@@ -250,13 +273,12 @@ int64_t coded_above(const uint16_t *codes, const float *residual, const float *n
     return out.n;
 }
 
-/* 32 rows beside 32 anchors: products like those of screen; candidates are pairs that may pass and
-   may not, what surely passes is marked by ones of bfloat16, a row for each anchor. */
+/* 32 rows beside 16 anchors: pairs that may pass and may not are candidates, what surely passes is
+   marked by ones of bfloat16, a row for each anchor. */
 static void mark(const float *product, const float *error, const float *bound, int64_t row, int64_t anchor,
                  uint16_t *ones, float *count, candidates *may)
 {
-    const __m512i name = _mm512_add_epi32(_mm512_set1_epi32((int)anchor),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512i name = names_from(anchor);
     const __m512 limit = _mm512_loadu_ps(bound + anchor);
     __m512i passing = _mm512_setzero_si512();
     for (int r = 0; r < 2 * SIDE; r++) {
@@ -265,10 +287,7 @@ static void mark(const float *product, const float *error, const float *bound, i
         const __mmask16 surely = _mm512_mask_cmp_ps_mask(may_be, _mm512_sub_ps(s, e), limit, _CMP_GT_OQ);
         passing = _mm512_mask_or_epi32(passing, surely, passing, _mm512_set1_epi32((int)(1u << r)));
         const __mmask16 unsure = may_be & ~surely;
-        if (!unsure) continue;
-        _mm512_storeu_si512(may->anchor + may->n, _mm512_maskz_compress_epi32(unsure, name));
-        _mm512_storeu_si512(may->row + may->n, _mm512_set1_epi32((int)(row + r)));
-        may->n += __builtin_popcount(unsure);
+        if (unsure) append(may, unsure, name, row + r);
     }
     uint32_t bits[SIDE];
     _mm512_storeu_si512(bits, passing);
@@ -340,10 +359,11 @@ static void gather(const uint16_t *ones, const uint16_t *pieces, int64_t rows, i
 }
 
 /* The sums of coded_above where many pairs pass: all rows are read, and matrix units add them, too.
-   Behind the packed anchors their rests are packed: with two numbers of bfloat16 for each number of
-   both sides products err so little that hardly a pair is unsure. G and count have B rows. 0, or −1
+   Anchors and what rounding them to bfloat16 left are packed one after the other: with two numbers of
+   bfloat16 for each number of both sides products err so little, slack · norm at most, that hardly a
+   pair is unsure. G and count have B rows. 0, or −1
    without memory. */
-int64_t many_above(const float *residual, const float *norm, float reach, float slack, int64_t T,
+int64_t many_above(const float *norm, float slack, int64_t T,
                    const int64_t *hidden, int64_t hidden_rows, const float *rows, const uint16_t *packed,
                    const float *x, const float *bound, int64_t B, int64_t D, float *G, float *count)
 {
@@ -360,7 +380,7 @@ int64_t many_above(const float *residual, const float *norm, float reach, float 
         const int64_t here = start + block < T ? block : T - start, whole = (here + DEPTH - 1) / DEPTH * DEPTH;
         float error[256];
         for (int64_t r = 0; r < whole; r++)
-            error[r] = r < here ? reach * residual[start + r] + slack * norm[start + r] + TINY : NEVER;
+            error[r] = r < here ? slack * norm[start + r] + TINY : NEVER;
         for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
         for (int64_t r = 0; r < whole; r += 2)
             cut(r < here ? rows + (start + r) * D : none, r + 1 < here ? rows + (start + r + 1) * D : none, D,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossbatch._shapes import Float, Int
+from crossbatch._shapes import Float, Int, Int8, Shaped
 
 T = TypeVar("T")
 
@@ -33,7 +33,8 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
 _NATIVE = (("-march=native",), ())  # the first that the compiler takes
 _SECONDS = 60.0  # after which a compiler is given up
-_GROUP = 32  # anchors and numbers of a row that matrix units take at once
+_ANCHORS, _NUMBERS = 32, 64  # that come in multiples for matrix units
+_FINE = 254  # of the second digit in the first
 _PRODUCTS = 1 << 25  # that are worth a thread
 _SUMMED = 1 << 20  # numbers that are
 _LOOKED_UP = 1 << 18  # rows that are
@@ -44,12 +45,11 @@ _ARGUMENTS = {
     "listed_above": [_POINTER, _POINTER, _LONG, *[_POINTER] * 3, _LONG, *[_POINTER] * 3],
     "sum_rows": [*[_POINTER] * 3, _LONG, _POINTER, _LONG, _POINTER],
     "coded_above": [
-        *[_POINTER] * 3, _FLOAT, _FLOAT, _LONG, _POINTER, _LONG, *[_POINTER] * 4, _LONG, _LONG,
+        *[_POINTER] * 4, *[_FLOAT] * 3, _LONG, _POINTER, _LONG, *[_POINTER] * 4, _LONG, _LONG,
         *[_POINTER] * 3, _LONG, *[_POINTER] * 3,
     ],
     "many_above": [
-        *[_POINTER] * 2, _FLOAT, _FLOAT, _LONG, _POINTER, _LONG, *[_POINTER] * 4, _LONG, _LONG,
-        *[_POINTER] * 2,
+        _POINTER, _FLOAT, _LONG, _POINTER, _LONG, *[_POINTER] * 4, _LONG, _LONG, *[_POINTER] * 2,
     ],
     "occurring": [*[_POINTER] * 2, _LONG, *[_POINTER] * 2, _LONG, _POINTER],
     "room_needed": [_LONG],
@@ -68,24 +68,34 @@ class Above(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Anchors as the matrix units take them: bfloat16, so many at once, two numbers of each.
+    """Anchors as matrix units take them: two digits of each number, those of some side by side.
 
-    The rest of each number, if asked for, follows in the same way.
+    Attributes:
+        values: First digits, then second ones; G groups of 16 anchors, K steps of 64 bytes.
+        x: The anchors.
+        bound: Of so many as fill the groups.
+        scale: A number is (first + second / 254) times that; with digits of bfloat16 1.
+        reach: The largest norm of an anchor's digits.
+        residual: The largest norm of what an anchor's digits leave.
     """
 
-    values: Float[Tensor, "G K P A 2"]
+    values: Shaped[Tensor, "G K P A E"]
     x: Float[Tensor, "B D"]
-    bound: Float[Tensor, " B"]
+    bound: Float[Tensor, " F"]
+    scale: float
+    reach: float
+    residual: float
 
 
 class Screened(NamedTuple):
-    """T references: rows, bfloat16 of them, and by how much similarities exceed their products.
+    """T references: rows, eight bits of them, and by how much similarities exceed their products.
 
-    That is at most ``reach * residual + slack * norm``.
+    That is at most ``reach * residual + slack * norm``; of :func:`many_sum`, ``slack * norm``.
     """
 
     rows: Float[Tensor, "T D"]
-    values: Float[Tensor, "T D"]
+    values: Int8[Tensor, "T D"]
+    scale: Float[Tensor, " T"]
     residual: Float[Tensor, " T"]
     norm: Float[Tensor, " T"]
     reach: float
@@ -93,8 +103,8 @@ class Screened(NamedTuple):
 
     def part(self, place: slice) -> "Screened":
         """Some of them."""
-        rows, values, residual, norm = (x[place] for x in self[:4])
-        return Screened(rows, values, residual, norm, self.reach, self.slack)
+        rows, values, scale, residual, norm = (x[place] for x in self[:5])
+        return Screened(rows, values, scale, residual, norm, self.reach, self.slack)
 
 
 def at_hand(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -106,30 +116,53 @@ def at_hand(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 def has_matrix_units(dim: int) -> bool:
     """Whether :func:`coded_above` runs here, for rows of this width."""
     library = _library()
-    return library is not None and dim % _GROUP == 0 < dim and bool(library.has_matrix_units())
+    return library is not None and dim % _NUMBERS == 0 < dim and bool(library.has_matrix_units())
 
 
-def packed(
-    values: Float[Tensor, "B D"], x: Float[Tensor, "B D"], bound: Tensor | float, *, rest: bool
-) -> Packed:
-    """Anchors and their bounds, made ready for :func:`coded_above`.
+def eight_bits(x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
+    """Anchors for :func:`coded_above` and :func:`coded_sum`: two digits of eight bits.
 
     Args:
-        values: In bfloat16.
         x: In float32.
         bound: A number, or one for each anchor (B,).
-        rest: Pack what rounding left, too, as :func:`many_sum` needs it.
     """
+    scale = max(float(x.abs().amax()) / 127, torch.finfo(torch.float32).tiny)
+    whole = x / scale
+    first = whole.round()
+    second = ((whole - first) * _FINE).round().clamp_(-127, 127)
+    told = (first + second / _FINE) * scale
+    values = _tiles(x, torch.int8, first, second)
+    return Packed(values, x.contiguous(), _bounds(x, bound), scale, *_norms(x, told))
+
+
+def halves(x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
+    """Anchors for :func:`many_sum`: two digits of bfloat16."""
+    first = x.bfloat16()
+    values = _tiles(x, torch.bfloat16, first, x - first)
+    return Packed(values, x.contiguous(), _bounds(x, bound), 1.0, *_norms(x, first.float()))
+
+
+def _tiles(x: Tensor, dtype: torch.dtype, *digits: Tensor) -> Tensor:
+    """Numbers that fill four bytes side by side, beneath those of 15 other anchors."""
     count, dim = x.shape
-    full = -(-count // _GROUP) * _GROUP
-    padded = torch.zeros(1 + rest, full, dim, dtype=torch.bfloat16)
-    padded[0, :count] = values
-    if rest:
-        padded[1, :count] = x - values
-    tiles = padded.view(-1, 16, dim // _GROUP, 16, 2).permute(0, 2, 3, 1, 4).contiguous()
-    bounds = torch.full((full,), torch.inf)
-    bounds[:count] = torch.as_tensor(bound)
-    return Packed(tiles, x.contiguous(), bounds)
+    padded = torch.zeros(2, -(-count // _ANCHORS) * _ANCHORS, dim, dtype=dtype)
+    for place, digit in zip(padded, digits, strict=True):
+        place[:count] = digit
+    beside = 4 // dtype.itemsize
+    return (
+        padded.view(-1, 16, dim // (16 * beside), 16, beside).permute(0, 2, 3, 1, 4).contiguous()
+    )
+
+
+def _bounds(x: Tensor, bound: Tensor | float) -> Tensor:
+    bounds = torch.full((-(-len(x) // _ANCHORS) * _ANCHORS,), torch.inf)
+    bounds[: len(x)] = torch.as_tensor(bound)
+    return bounds
+
+
+def _norms(x: Tensor, told: Tensor) -> tuple[float, float]:
+    """The largest of what digits tell, and of what they leave."""
+    return float(told.norm(dim=1).amax()), float((x - told).norm(dim=1).amax())
 
 
 def coded_above(anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]) -> Above:
@@ -141,7 +174,7 @@ def coded_above(anchors: Packed, references: Screened, hidden: Int[Tensor, " H"]
         hidden: Places of rows that are left out, ascending.
     """
     rows = len(references.rows)
-    work = rows * anchors.values.numel()
+    work = rows * anchors.x.numel()
 
     def one(part: slice) -> list[Above]:
         return _found(anchors, references.part(part), _within(hidden, part), part.start)
@@ -164,8 +197,8 @@ def many_sum(
     All rows are read and matrix units add them, each number as the sum of three of bfloat16.
 
     Args:
-        anchors: With their rest.
-        references: With reach and slack for products of two numbers of bfloat16 for each number.
+        anchors: In :func:`halves`.
+        references: Whose ``slack`` is that of products of two numbers of bfloat16 for each number.
         hidden: As above.
     """
     return _sum(_many, anchors, references, hidden)
@@ -263,11 +296,11 @@ def _found(anchors: Packed, references: Screened, hidden: Tensor, start: int) ->
 
 
 def _coded(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> int:
-    rows, values, residual, norm, reach, slack = references
+    rows, values, scale, residual, norm, reach, slack = references
     count = _call(
         "coded_above",
-        *(values, residual, norm, reach, slack, len(rows), hidden, len(hidden), rows),
-        *(*anchors, len(anchors.bound), rows.shape[1], *out),
+        *(values, scale, residual, norm, anchors.scale, reach, slack),
+        *_both(rows, hidden, anchors, *out),
     )
     if count < 0:
         raise MemoryError
@@ -275,15 +308,18 @@ def _coded(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> 
 
 
 def _many(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> int:
-    rows, _, residual, norm, reach, slack = references
-    failed = _call(
-        "many_above",
-        *(residual, norm, reach, slack, len(rows), hidden, len(hidden), rows),
-        *(*anchors, len(anchors.bound), rows.shape[1], *out[-2:]),
-    )
+    rows, norm, slack = references.rows, references.norm, references.slack
+    failed = _call("many_above", norm, slack, *_both(rows, hidden, anchors, *out[-2:]))
     if failed:
         raise MemoryError
     return failed
+
+
+def _both(rows: Tensor, hidden: Tensor, anchors: Packed, *out: Any) -> tuple[Any, ...]:
+    """The arguments in which the functions of matrix units agree."""
+    values, x, bound = anchors[:3]
+    sizes = len(bound), rows.shape[1]
+    return len(rows), hidden, len(hidden), rows, values, x, bound, *sizes, *out
 
 
 def _within(places: Tensor, part: slice) -> Tensor:

@@ -11,7 +11,8 @@ Rounded:      r = h + e,   h in bfloat16 (eight bits of each number's own scale)
     ⟨a, r⟩ ≤ ⟨h_a, h⟩ + ‖h_a‖ ρ + ‖e_a‖ ‖r‖.
 
 An integer product costs a quarter of a float32 product. So does one of bfloat16 where the
-processor has matrix units, and its error is a fifth. Where the bound lies below a threshold,
+processor has matrix units, and its error is a fifth; in C (:mod:`crossbatch._native`) integers are
+the faster ones there, too. Where the bound lies below a threshold,
 no exact similarity needs to be taken; where it does not, the exact one decides. So what is
 selected is exact, and only the work is not.
 """
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch import _native
 from crossbatch._shapes import Float, Int8
 
 ROUNDING = 1e-5
@@ -117,7 +119,8 @@ def rounds() -> bool:
 
 def coded(embeddings: Float[Tensor, "T D"]) -> Codes | Rounded:
     """Codes of the kind that is the fastest here."""
-    return round_off(embeddings) if rounds() else encode(embeddings)
+    whole = embeddings.dtype == torch.float32 and _native.has_matrix_units(embeddings.shape[1])
+    return round_off(embeddings) if rounds() and not whole else encode(embeddings)
 
 
 def best_scale(embeddings: Float[Tensor, "T D"]) -> float:

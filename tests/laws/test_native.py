@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 import crossbatch as xb
 from crossbatch import _native
-from crossbatch.codes import ROUNDING, round_off
+from crossbatch.codes import ROUNDING, encode
 from crossbatch.engine import Tiling
-from crossbatch.engine.screen import _reach
+from crossbatch.engine.screen import twice_rounded
 from tests.tables import WEIGHTINGS
 
 pytestmark = pytest.mark.skipif(_native._library() is None, reason="no compiler here")
 matrix_units = pytest.mark.skipif(
-    _native._library() is None or not _native.has_matrix_units(32),
+    _native._library() is None or not _native.has_matrix_units(64),
     reason="no matrix units here, or no compiler",
 )
 SUMS = (_native.coded_sum, _native.many_sum)
@@ -45,12 +45,12 @@ def rows(count: int, dim: int, seed: int) -> torch.Tensor:
 
 
 def prepared(r: torch.Tensor, x: torch.Tensor, bound):
-    """Anchors, and references with the error of one code a number and of two."""
-    a, codes = round_off(x), round_off(r)
-    screened = [
-        _native.Screened(r, *codes, *_reach(a, ROUNDING, twice=twice)) for twice in (False, True)
-    ]
-    return _native.packed(a.values, x, bound, rest=True), screened
+    """Anchors and references for codes of eight bits, and for halves of many."""
+    codes, eight, halves = encode(r), _native.eight_bits(x, bound), _native.halves(x, bound)
+    reach = eight.reach + eight.residual
+    some = _native.Screened(r, *codes, reach, eight.residual + ROUNDING * reach)
+    many = _native.Screened(r, *codes, reach, twice_rounded(halves, ROUNDING))
+    return (eight, some), (halves, many)
 
 
 def same(found: _native.Above, sim: torch.Tensor, bound) -> None:
@@ -68,19 +68,19 @@ def same(found: _native.Above, sim: torch.Tensor, bound) -> None:
 @THREADS
 @pytest.mark.parametrize("anchors", [1, 31, 32, 70])
 @pytest.mark.parametrize("count", [1, 31, 33, 128, 1000])
-@pytest.mark.parametrize("dim", [32, 96])
+@pytest.mark.parametrize("dim", [64, 192])
 def test_matrix_units_find_what_a_product_finds(count, anchors, dim, threads):
     bound = torch.linspace(-0.3, 0.3, anchors)
     r, x = rows(count, dim, 1), rows(anchors, dim, 2)
-    packed, screened = prepared(r, x, bound)
+    few, many = prepared(r, x, bound)
     for hidden in (torch.arange(0), torch.arange(0, count, 3), torch.arange(count)):
         sim = r @ x.T
         sim[hidden] = -torch.inf
-        same(_native.coded_above(packed, screened[0], hidden), sim, bound)
+        same(_native.coded_above(*few, hidden), sim, bound)
         weights = (sim > bound).float()
         sure = (sim - bound).abs().amin(dim=0) > 1e-5  # anchors without a pair at the bound
-        for take, some in zip(SUMS, screened, strict=True):
-            total, number = take(packed, some, hidden)
+        for take, both in zip(SUMS, (few, many), strict=True):
+            total, number = take(*both, hidden)
             assert torch.equal(number[sure], weights.sum(dim=0)[sure])
             torch.testing.assert_close(total[sure], (weights.T @ r)[sure], atol=1e-4, rtol=1e-4)
 
@@ -88,17 +88,17 @@ def test_matrix_units_find_what_a_product_finds(count, anchors, dim, threads):
 @matrix_units
 @pytest.mark.parametrize("bound", [-torch.inf, torch.inf, -2.0, 2.0])
 def test_all_pairs_or_none_whatever_the_room(bound):
-    r, x = rows(3000, 32, 1), rows(33, 32, 2)  # 99,000 pairs, room for 12,288
-    packed, screened = prepared(r, x, bound)
-    found = _native.coded_above(packed, screened[0], torch.tensor([0, 2999]))
+    r, x = rows(3000, 64, 1), rows(33, 64, 2)  # 99,000 pairs, room for 12,288
+    few, many = prepared(r, x, bound)
+    found = _native.coded_above(*few, torch.tensor([0, 2999]))
     sim = r @ x.T
     sim[[0, 2999]] = -torch.inf
     assert len(found.row) == (2998 * 33 if bound < 0 else 0)
-    for take, some in zip(SUMS, screened, strict=True):
-        total, number = take(packed, some, torch.tensor([0, 2999]))
+    for take, both in zip(SUMS, (few, many), strict=True):
+        total, number = take(*both, torch.tensor([0, 2999]))
         expected = r[1:-1].sum(dim=0) * (bound < 0)
         assert torch.equal(number, torch.full((33,), 2998.0 * (bound < 0)))
-        torch.testing.assert_close(total, expected.expand(33, 32), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(total, expected.expand(33, 64), atol=1e-3, rtol=1e-4)
     if bound < 0:
         torch.testing.assert_close(found.sim, sim[found.row, found.anchor], atol=1e-6, rtol=1e-5)
         assert len(set(zip(found.row.tolist(), found.anchor.tolist(), strict=True))) == 2998 * 33
@@ -112,17 +112,16 @@ def test_a_pair_just_above_the_bound_is_found_whatever_its_codes_say():
     x[0, 0] = 1.0
     short = 0.5 - (r @ x.T)[:, 0]
     r[:, 0] = short
-    everything, screened = prepared(r, x, -9.0)
     sim = torch.empty(4096)
-    found = _native.coded_above(everything, screened[0], torch.arange(0))
+    found = _native.coded_above(*prepared(r, x, -9.0)[0], torch.arange(0))
     sim[found.row] = found.sim
     assert len(sim.unique()) > 3
     for bound in sim.unique()[:-1].tolist():
-        anchor, nothing = prepared(r, x, bound)[0], torch.arange(0)
-        found = _native.coded_above(anchor, screened[0], nothing)
+        (few, many), nothing = prepared(r, x, bound), torch.arange(0)
+        found = _native.coded_above(*few, nothing)
         assert torch.equal(found.row, (sim > bound).nonzero().flatten())
-        for take, some in zip(SUMS, screened, strict=True):
-            total, number = take(anchor, some, nothing)
+        for take, both in zip(SUMS, (few, many), strict=True):
+            total, number = take(*both, nothing)
             assert number == (sim > bound).sum()
             torch.testing.assert_close(total[0], r[sim > bound].sum(dim=0), atol=1e-4, rtol=1e-4)
 
@@ -131,14 +130,14 @@ def test_a_pair_just_above_the_bound_is_found_whatever_its_codes_say():
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
 def test_one_row_is_its_own_sum_to_the_last_bit(scale):
     """However matrix units cut it up."""
-    r, x = rows(300, 96, 3), rows(40, 96, 4)
+    r, x = rows(300, 128, 3), rows(40, 128, 4)
     sim = r @ x.T
     best, second = sim.topk(2, dim=0).values
     r, bound = scale * r, scale * (best + second) / 2
-    packed, screened = prepared(r, x, bound)
+    few, many = prepared(r, x, bound)
     nothing = torch.arange(0)
-    for take, some in zip(SUMS, screened, strict=True):
-        total, number = take(packed, some, nothing)
+    for take, both in zip(SUMS, (few, many), strict=True):
+        total, number = take(*both, nothing)
         assert torch.equal(total, r[sim.argmax(dim=0)])
         assert torch.equal(number, torch.ones(40))
 

@@ -125,9 +125,10 @@ class PlainSweep:
         return _share_above(self._x @ few.T, self._row_bound())
 
     def _screened_below(self, tile: Tile) -> float:
-        rounded = rounds() and not isinstance(tile.codes, Codes)
-        if rounded and by_matrix_units(tile.embeddings, self._x):
+        codes = tile.codes
+        if by_matrix_units(tile.embeddings, self._x) and not isinstance(codes, Rounded):
             return math.inf if self._sums else _NATIVE_BELOW
+        rounded = rounds() and not isinstance(codes, Codes)
         cheap = rounded or _native.at_hand(tile.embeddings, self._x)
         return _CHEAPLY_BELOW if cheap else _SCREENED_BELOW
 
@@ -137,7 +138,9 @@ class PlainSweep:
             references = self._split.references
             if isinstance(references, Encodable) and len(references) >= _WORTH_CODES:
                 references.encode()
-        return isinstance(tile.codes, Rounded) or (tile.codes is not None and multiplies())
+        if isinstance(tile.codes, Codes):
+            return multiplies() or by_matrix_units(tile.embeddings, self._x)
+        return tile.codes is not None
 
     def _columns_bound(self) -> Tensor | float:
         assert self._bound is not None

@@ -4,7 +4,8 @@ With ``Codes`` the products are integers, and a pair may pass where c_a c ⟨q_a
 With ``Rounded`` they are bfloat16. Rounding keeps the order, so a pair whose similarity exceeds t
 has a product of at least t, rounded; and bfloat16 of one sign are in the order of their bits, so
 products are compared as 16-bit integers, many at a time. Where the system has a compiler and the
-processor matrix units, C does all of it at once (:mod:`crossbatch._native`).
+processor matrix units, C does all of it at once (:mod:`crossbatch._native`), with two digits of
+eight bits for each number of an anchor.
 
 The exact similarity of what may pass decides.
 """
@@ -85,26 +86,25 @@ class Screen:
             return None
         many = share > _many(*self._x.shape)
         take = _native.many_sum if many else _native.coded_sum
-        gradient, count = take(*self._screened(tile, twice=many), hidden.places())
+        gradient, count = take(*self._screened(tile, many=many), hidden.places())
         return Sums(torch.zeros_like(count), count, gradient, count)
 
     def _whole(self, tile: Tile) -> bool:
         """Whether C does all of it."""
-        return isinstance(tile.codes, Rounded) and by_matrix_units(tile.embeddings, self._x)
+        return isinstance(tile.codes, Codes) and by_matrix_units(tile.embeddings, self._x)
 
     def _screened(
-        self, tile: Tile, *, twice: bool = False
+        self, tile: Tile, *, many: bool = False
     ) -> tuple[_native.Packed, _native.Screened]:
-        """Anchors and references as matrix units take them; twice with two codes a number."""
-        codes = tile.codes
-        assert isinstance(codes, Rounded)
-        if self._rounded is None:
-            self._rounded = round_off(self._x)
-        if twice not in self._packed:
-            values = self._rounded.values
-            self._packed[twice] = _native.packed(values, self._x, self._bound, rest=twice)
-        reach, slack = _reach(self._rounded, self._slack(), twice=twice)
-        return self._packed[twice], _native.Screened(tile.embeddings, *codes, reach, slack)
+        """Anchors and references as matrix units take them."""
+        assert isinstance(tile.codes, Codes)
+        if many not in self._packed:
+            pack = _native.halves if many else _native.eight_bits
+            self._packed[many] = pack(self._x, self._bound)
+        anchors = self._packed[many]
+        reach, slack = anchors.reach + anchors.residual, self._slack()
+        slack = twice_rounded(anchors, slack) if many else anchors.residual + slack * reach
+        return anchors, _native.Screened(tile.embeddings, *tile.codes, reach, slack)
 
     def _passing(
         self, anchor: np.ndarray, column: np.ndarray, sim: Tensor
@@ -197,6 +197,16 @@ def by_matrix_units(references: Tensor, x: Tensor) -> bool:
     return _native.at_hand(references, x) and _native.has_matrix_units(x.shape[1])
 
 
+def twice_rounded(a: _native.Packed, rounding: float) -> float:
+    """Of ‖r‖, by how much similarities exceed products of twice rounded numbers.
+
+    r = h + m + e with ‖m‖ ≤ u ‖r‖ and ‖e‖ ≤ u² ‖r‖: the products h h, h m and m h leave
+    ‖m_a‖ ‖m‖ + ‖e_a‖ ‖r‖ + ‖a‖ ‖e‖.
+    """
+    reach = a.reach + a.residual
+    return 2 * _UNIT * a.residual + (_UNIT**2 + rounding) * reach
+
+
 def slices(count: int, rows: int) -> list[slice]:
     """So many rows in parts."""
     return [slice(a, min(a + rows, count)) for a in range(0, count, rows)]
@@ -204,20 +214,8 @@ def slices(count: int, rows: int) -> list[slice]:
 
 def _error(a: Codes | Rounded, codes: Codes | Rounded, rounding: float) -> Tensor:
     """How far products of codes may lie below similarities, for each reference."""
-    reach, slack = _reach(a, rounding)
-    return reach * codes.residual + slack * codes.norm
-
-
-def _reach(a: Codes | Rounded, rounding: float, *, twice: bool = False) -> tuple[float, float]:
-    """What to multiply residuals and norms with, to bound the error.
-
-    Twice rounded, r = h + m + e with ‖m‖ = ρ and ‖e‖ ≤ u ρ, the products h h, h m and m h leave
-    ‖m_a‖ ρ + ‖e_a‖ ‖r‖ + ‖a‖ ‖e‖.
-    """
-    reach, residual = (float(x) for x in ((a.norm + a.residual).amax(), a.residual.amax()))
-    if twice:
-        return residual + _UNIT * reach, _UNIT * residual + rounding * reach
-    return reach, residual + rounding * reach
+    reach, residual = (a.norm + a.residual).amax(), a.residual.amax()
+    return reach * codes.residual + (residual + rounding * reach) * codes.norm
 
 
 def _least_product(bound: Tensor | float, scale: Tensor, error: Tensor) -> np.ndarray | None:

@@ -155,10 +155,12 @@ class Rows(nn.Module, ABC):
         return len(self), *((x.dtype, x.data_ptr()) for x in parts if x is not None)
 
     def encode(self) -> None:
-        """Keep codes from now on: M · (2 D + 8) bytes, without matrix units M · (D + 12).
+        """Keep codes from now on: M · (D + 12) bytes, or M · (2 D + 8) of bfloat16.
 
-        Rows of ``torch.int8``, with matrix units those of ``torch.bfloat16``, too, are codes
-        themselves: M · 8.
+        Those of bfloat16 are for processors with matrix units where :mod:`crossbatch._native` does
+        not run: without a compiler, or for a width that is no multiple of 64. Rows of
+        ``torch.int8``, with matrix units those of ``torch.bfloat16``, too, are codes themselves:
+        M · 8.
         The engine asks for them where they save time. They follow from the embeddings and are in
         no checkpoint; whatever else writes to the embeddings makes them void.
         """
