@@ -90,14 +90,15 @@ int64_t listed_above(const int64_t *row, const int64_t *anchor, int64_t n, const
     return out.n;
 }
 
-/* G_a += w r of n pairs. */
-void sum_rows(const int64_t *row, const int64_t *anchor, const float *weight, int64_t n,
+/* G_a += w r of n pairs; n. */
+int64_t sum_rows(const int64_t *row, const int64_t *anchor, const float *weight, int64_t n,
               const float *rows, int64_t D, float *G)
 {
     for (int64_t i = 0; i < n; i++) {
         if (i + AHEAD < n && row[i + AHEAD] != row[i + AHEAD - 1]) fetch(rows + row[i + AHEAD] * D, D);
         add(G + anchor[i] * D, rows + row[i] * D, weight[i], D);
     }
+    return n;
 }
 
 /* Which labels or ids of n rows may occur among the few, all that do and few more; how many. */
@@ -128,7 +129,7 @@ int64_t occurring(const int64_t *labels, const int64_t *ids, int64_t n, const in
 enum { SIDE = 16, DEPTH = 32, BLOCK = 128, WAITING = 4096, PIECES = 3, ONE = 0x3F80, FINE = 254 };
 
 /* Whether the system lends the matrix units to this process. */
-int has_matrix_units(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+int64_t has_matrix_units(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 #define NEVER (-__builtin_inff())
 #define TINY 1e-30f  /* above whatever matrix units flush to zero */
@@ -411,6 +412,6 @@ int64_t room_needed(int64_t B) { return BLOCK * B + WAITING; }
 
 #else
 
-int has_matrix_units(void) { return 0; }
+int64_t has_matrix_units(void) { return 0; }
 
 #endif

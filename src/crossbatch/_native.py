@@ -3,19 +3,15 @@ r"""Pairs above a bound, sums over pairs and look-ups, in C, where the system ha
     above:  (j, i) with ⟨r_j, a_i⟩ > t_i, and the similarity;      sum:  G_i = Σ_j w_ij r_j.
 
 Torch and numpy write each intermediate of these to memory, and wait for every row; C does neither,
-and asks for rows before it needs them. ``_native.c`` is compiled for this processor when it is
-first needed (half a second), into a folder that is deleted at once: nothing is left that another
-machine could mistake for its own. Without a compiler nothing is said and nothing is missing but
-speed: whoever calls has a way of their own.
+and asks for rows before it needs them. ``_native.c`` is compiled when it is first needed
+(:mod:`crossbatch._compiled`). Without a compiler nothing is said and nothing is missing but speed:
+whoever calls has a way of their own.
 """
 
 import ctypes
 import functools
 import itertools
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,14 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossbatch._compiled import compiled
 from crossbatch._shapes import Float, Int, Int8, Shaped
 
 T = TypeVar("T")
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
-_NATIVE = (("-march=native",), ())  # the first that the compiler takes
-_SECONDS = 60.0  # after which a compiler is given up
 _ANCHORS, _NUMBERS = 32, 64  # that come in multiples for matrix units
 _FINE = 254  # of the second digit in the first
 _PRODUCTS = 1 << 25  # that are worth a thread
@@ -371,31 +365,4 @@ def _call(name: str, *arguments: Any) -> int:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The compiled functions, or None."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        return None
-    for native in _NATIVE:
-        library = _compiled([compiler, *_FLAGS, *native])
-        if library is not None:
-            return library
-    return None
-
-
-def _compiled(command: list[str]) -> ctypes.CDLL | None:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "native.so"
-        try:
-            subprocess.run(
-                [*command, "-o", str(target), str(_SOURCE)],
-                check=True, capture_output=True, timeout=_SECONDS,
-            )  # fmt: skip
-            library = ctypes.CDLL(str(target))
-        except (OSError, subprocess.SubprocessError):
-            return None
-    for name, arguments in _ARGUMENTS.items():
-        if hasattr(library, name):
-            function = getattr(library, name)
-            function.argtypes = arguments
-            function.restype = None if name == "sum_rows" else _LONG
-    library.has_matrix_units.restype = ctypes.c_int
-    return library
+    return compiled(_SOURCE, _ARGUMENTS)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crossbatch as xb
-from crossbatch import _native
+from crossbatch import _compiled, _native
 from crossbatch.codes import ROUNDING, encode
 from crossbatch.engine import Tiling
 from crossbatch.engine.screen import twice_rounded
@@ -235,7 +235,7 @@ def test_without_a_compiler_nothing_is_at_hand(monkeypatch):
 
 def test_the_second_choice_of_flags_is_plain_c(monkeypatch):
     """As on a processor that the compiler cannot name."""
-    monkeypatch.setattr(_native, "_NATIVE", (("-march=nonsense",), ()))
+    monkeypatch.setattr(_compiled, "_NATIVE", (("-march=nonsense",), ()))
     library = _native._library.__wrapped__()
     assert library is not None
     assert not library.has_matrix_units()
