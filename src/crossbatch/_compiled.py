@@ -43,12 +43,12 @@ def compiled(source: Path, arguments: Mapping[str, Sequence[Any]]) -> ctypes.CDL
 
 
 def _loaded(command: list[str]) -> ctypes.CDLL | None:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        target = str(Path(folder) / "compiled.so")
-        try:
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            target = str(Path(folder) / "compiled.so")
             subprocess.run(
                 [*command, "-o", target], check=True, capture_output=True, timeout=_SECONDS
             )
             return ctypes.CDLL(target)
-        except (OSError, subprocess.SubprocessError):
-            return None
+    except (OSError, subprocess.SubprocessError):
+        return None

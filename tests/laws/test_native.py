@@ -227,7 +227,14 @@ def test_without_a_compiler_nothing_is_at_hand(monkeypatch):
     def fails(*arguments, **options):
         raise subprocess.CalledProcessError(1, "cc")
 
-    for broken in (("shutil.which", lambda name: None), ("subprocess.run", fails)):
+    def full(**options):
+        raise FileNotFoundError("No usable temporary directory found")
+
+    for broken in (
+        ("shutil.which", lambda name: None),
+        ("subprocess.run", fails),
+        ("tempfile.TemporaryDirectory", full),
+    ):
         with monkeypatch.context() as without:
             without.setattr(*broken)
             assert _native._library.__wrapped__() is None
