@@ -139,6 +139,12 @@ typedef struct {
     int64_t n;
 } candidates;
 
+/* An error that holds: squares of tiny rows vanish, and those of huge ones are infinite. */
+static float bounded(float error, float norm, float slack)
+{
+    return norm >= 1e-15f && slack >= 1e-20f && error == error ? error + TINY : -NEVER;
+}
+
 static __m512i names_from(int64_t anchor)
 {
     return _mm512_add_epi32(_mm512_set1_epi32((int)anchor),
@@ -171,6 +177,7 @@ static void start_units(void)
 {
     struct { uint8_t palette, pad[15]; uint16_t width[16]; uint8_t height[16]; } shape = {.palette = 1};
     for (int i = 0; i < 8; i++) { shape.width[i] = 64; shape.height[i] = SIDE; }
+    __asm__ volatile("" ::: "memory"); /* shape is written */
     _tile_loadconfig(&shape);
 }
 
@@ -207,6 +214,7 @@ static void screen(const int8_t *codes, const float *scale, const float *error, 
 {
     int32_t product[4][SIDE * SIDE] __attribute__((aligned(64)));
     const int8_t *first = packed + anchor * D, *second = packed + (B + anchor) * D;
+    __asm__ volatile("" ::: "memory");
     clear();
     for (int64_t d = 0; d < D; d += 2 * DEPTH) {
         _tile_loadd(4, codes + d, D);
@@ -248,7 +256,7 @@ int64_t coded_above(const int8_t *codes, const float *scales, const float *resid
         float error[BLOCK], both[BLOCK];
         for (int64_t r = 0; r < BLOCK; r++) {
             both[r] = r < here ? scale * scales[start + r] : 0;
-            error[r] = r < here ? reach * residual[start + r] + slack * norm[start + r] + TINY : NEVER;
+            error[r] = r < here ? bounded(reach * residual[start + r] + slack * norm[start + r], norm[start + r], slack) : NEVER;
         }
         for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
         const int64_t rest = here % (2 * SIDE), whole = here - rest;
@@ -331,6 +339,7 @@ static void cut(const float *a, const float *b, int64_t D, uint16_t *codes, uint
 static void gather(const uint16_t *ones, const uint16_t *pieces, int64_t rows, int64_t B, int64_t D, float *G)
 {
     const int64_t steps = rows / DEPTH, tile = SIDE * DEPTH;
+    __asm__ volatile("" ::: "memory");
     for (int64_t d = 0; d < D; d += 2 * SIDE)
         for (int64_t a = 0; a < B; a += 2 * SIDE) {
             float *g = G + a * D + d;
@@ -381,7 +390,7 @@ int64_t many_above(const float *norm, float slack, int64_t T,
         const int64_t here = start + block < T ? block : T - start, whole = (here + DEPTH - 1) / DEPTH * DEPTH;
         float error[256];
         for (int64_t r = 0; r < whole; r++)
-            error[r] = r < here ? slack * norm[start + r] + TINY : NEVER;
+            error[r] = r < here ? bounded(slack * norm[start + r], norm[start + r], slack) : NEVER;
         for (; hidden_rows && *hidden < start + here; hidden++, hidden_rows--) error[*hidden - start] = NEVER;
         for (int64_t r = 0; r < whole; r += 2)
             cut(r < here ? rows + (start + r) * D : none, r + 1 < here ? rows + (start + r + 1) * D : none, D,
@@ -389,6 +398,7 @@ int64_t many_above(const float *norm, float slack, int64_t T,
         for (int64_t a = 0; a < B; a += 2 * SIDE)
             for (int64_t r = 0; r < whole; r += DEPTH) {
                 float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
+                __asm__ volatile("" ::: "memory"); /* and so are codes */
                 clear();
                 multiply(codes + r * D, packed + a * D, D);
                 multiply(codes + r * D, packed + (B + a) * D, D);

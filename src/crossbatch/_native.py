@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _ANCHORS, _NUMBERS = 32, 64  # that come in multiples for matrix units
+_WIDEST = 1 << 17  # of whose products of eight bits sums fit 32
 _FINE = 254  # of the second digit in the first
 _PRODUCTS = 1 << 25  # that are worth a thread
 _SUMMED = 1 << 20  # numbers that are
@@ -110,7 +111,8 @@ def at_hand(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 def has_matrix_units(dim: int) -> bool:
     """Whether :func:`coded_above` runs here, for rows of this width."""
     library = _library()
-    return library is not None and dim % _NUMBERS == 0 < dim and bool(library.has_matrix_units())
+    fits = dim % _NUMBERS == 0 < dim <= _WIDEST
+    return library is not None and fits and bool(library.has_matrix_units())
 
 
 def eight_bits(x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
@@ -139,7 +141,7 @@ def halves(x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
 def _tiles(x: Tensor, dtype: torch.dtype, *digits: Tensor) -> Tensor:
     """Numbers that fill four bytes side by side, beneath those of 15 other anchors."""
     count, dim = x.shape
-    padded = torch.zeros(2, -(-count // _ANCHORS) * _ANCHORS, dim, dtype=dtype)
+    padded = x.new_zeros(2, -(-count // _ANCHORS) * _ANCHORS, dim, dtype=dtype)
     for place, digit in zip(padded, digits, strict=True):
         place[:count] = digit
     beside = 4 // dtype.itemsize
@@ -149,8 +151,8 @@ def _tiles(x: Tensor, dtype: torch.dtype, *digits: Tensor) -> Tensor:
 
 
 def _bounds(x: Tensor, bound: Tensor | float) -> Tensor:
-    bounds = torch.full((-(-len(x) // _ANCHORS) * _ANCHORS,), torch.inf)
-    bounds[: len(x)] = torch.as_tensor(bound)
+    bounds = x.new_full((-(-len(x) // _ANCHORS) * _ANCHORS,), torch.inf)
+    bounds[: len(x)] = bound
     return bounds
 
 
@@ -205,7 +207,7 @@ def _sum(
     full, dim = len(anchors.bound), references.rows.shape[1]
 
     def one(part: slice) -> tuple[Tensor, Tensor]:
-        sums = torch.zeros(full, dim), torch.zeros(full)
+        sums = anchors.x.new_zeros(full, dim), anchors.x.new_zeros(full)
         take(anchors, references.part(part), _within(hidden, part), *_NOWHERE, *sums)
         return sums
 
@@ -222,7 +224,7 @@ def listed_above(
     bound: Tensor | float,
 ) -> Above:
     """Of pairs (row, anchor) those above the bound, a number or one for each anchor (B,)."""
-    bounds = torch.as_tensor(bound, dtype=torch.float32).expand(len(x)).contiguous()
+    bounds = torch.as_tensor(bound, dtype=torch.float32, device="cpu").expand(len(x)).contiguous()
     x = x.contiguous()
 
     def one(part: slice) -> Above:
@@ -247,7 +249,7 @@ def sum_rows(
 
     def one(part: slice) -> Tensor:
         row, anchor = (places[part].contiguous() for places in pairs)
-        total = torch.zeros(anchors, rows.shape[1])
+        total = rows.new_zeros(anchors, rows.shape[1])
         weight = weights[part].contiguous()
         _call("sum_rows", row, anchor, weight, len(row), rows, rows.shape[1], total)
         return total
@@ -264,7 +266,7 @@ def occurring(
     few_labels, few_ids = labels[1].contiguous(), ids[1].contiguous()
 
     def one(part: slice) -> Tensor:
-        place = torch.empty(part.stop - part.start, dtype=torch.int64)
+        place = torch.empty(part.stop - part.start, dtype=torch.int64, device="cpu")
         many = labels[0][part], ids[0][part]
         count = _call("occurring", *many, len(place), few_labels, few_ids, len(few_ids), place)
         return place[:count] + part.start
@@ -323,11 +325,8 @@ def _within(places: Tensor, part: slice) -> Tensor:
 
 
 def _room(pairs: int) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.empty(pairs, dtype=torch.int64),
-        torch.empty(pairs, dtype=torch.int64),
-        torch.empty(pairs),
-    )
+    row, anchor = (torch.empty(pairs, dtype=torch.int64, device="cpu") for _ in "ra")
+    return row, anchor, torch.empty(pairs, dtype=torch.float32, device="cpu")
 
 
 def _shifted(found: tuple[Tensor, Tensor, Tensor], count: int, start: int) -> Above:
@@ -346,7 +345,10 @@ def _each(one: Callable[[slice], T], count: int, worth: int) -> list[T]:
         return [one(slice(0, count))]
     ends = [count * n // threads for n in range(threads + 1)]
     parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
-    return list(_pool(os.getpid(), threads).map(one, parts))
+    try:
+        return list(_pool(os.getpid(), threads).map(one, parts))
+    except RuntimeError:  # the interpreter is about to end and begins no threads
+        return [one(part) for part in parts]
 
 
 @functools.lru_cache(maxsize=1)

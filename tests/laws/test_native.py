@@ -250,3 +250,59 @@ def test_the_second_choice_of_flags_is_plain_c(monkeypatch):
     r, x = rows(50, 40, 1), rows(7, 40, 2)
     pairs = tuple(torch.tensor(list(itertools.product(range(50), range(7)))).T.contiguous())
     same(_native.listed_above(pairs, r, x, 0.1), r @ x.T, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_defaults_of_torch_do_not_matter(dtype):
+    r, x = rows(500, 64, 1), rows(40, 64, 2)
+    memory = xb.CrossBatchMemory(500, 64, dtype=torch.float32)
+    memory.enqueue(r, torch.arange(500), torch.arange(500))
+    memory.encode()
+    for weighting in (xb.Contrastive(0.2), xb.MultiSimilarity()):
+        found = []
+        for default in (torch.float32, dtype):
+            torch.set_default_dtype(default)
+            try:
+                found.append(
+                    xb.pair_loss(
+                        x, torch.arange(40), weighting=weighting, references=memory,
+                        ids=torch.arange(1000, 1040), tiling=Tiling(path="screened"),
+                    ).gradient
+                )  # fmt: skip
+            finally:
+                torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(found[1], found[0])
+
+
+def test_weights_that_are_not_contiguous_are_summed_right():
+    r, x = rows(500, 64, 1), rows(40, 64, 2)
+    memory = xb.CrossBatchMemory(500, 64)
+    memory.enqueue(r, torch.arange(500), torch.arange(500))
+    memory.encode()
+
+    class Flat(xb.Contrastive):
+        negative_line = None
+
+        def negative(self, sim, stats):
+            listed = sim.dim() == 1  # those above the bound
+            return torch.ones(()).expand(len(sim)) if listed else super().negative(sim, stats)
+
+    some, ids = torch.arange(40), torch.arange(1000, 1040)
+    gradients = [
+        xb.pair_loss(
+            x, some, weighting=w, references=memory, ids=ids, tiling=Tiling(path="screened")
+        ).gradient
+        for w in (Flat(0.2), xb.Contrastive(0.2))
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@matrix_units
+@pytest.mark.parametrize(("anchors", "scale"), [(1.0, 1e-22), (1e-22, 1.0), (0.0, 1e20)])
+def test_squares_that_vanish_or_overflow_lose_no_pair(anchors, scale):
+    r, x = scale * rows(300, 64, 1), anchors * rows(32, 64, 2)
+    bound = 0.0 if anchors else -0.1
+    sim = r @ x.T
+    for take, both in zip(SUMS, prepared(r, x, bound), strict=True):
+        number = take(*both, torch.arange(0))[1]
+        assert torch.equal(number, (sim > bound).sum(dim=0).float())

@@ -52,8 +52,8 @@ class Pairs:
 
     def weighted_sum(self, weights: Float[Tensor, " n"], anchors: int) -> Float[Tensor, "B D"]:
         """Σ_j w_ij r_j."""
-        table, column = self.references, self.column
-        if _native.at_hand(table, weights):
+        table, column, weights = self.references, self.column, weights.contiguous()
+        if _native.at_hand(table) and weights.dtype == table.dtype:
             return _native.sum_rows((column, self.anchor), weights, table, anchors)
         if table.dtype != weights.dtype:
             table = table.index_select(0, column).to(weights.dtype)
