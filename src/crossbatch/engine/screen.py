@@ -193,7 +193,7 @@ def _many(anchors: int, dim: int) -> float:
 
 
 def by_matrix_units(references: Tensor, x: Tensor) -> bool:
-    """Whether C screens such references, once they have codes of bfloat16."""
+    """Whether C screens such references, once they have codes of eight bits."""
     return _native.at_hand(references, x) and _native.has_matrix_units(x.shape[1])
 
 
