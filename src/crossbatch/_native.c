@@ -417,6 +417,156 @@ int64_t many_above(const float *norm, float slack, int64_t T,
     return result;
 }
 
+/* Squared distances of points, each pair once. Points are numbers of float32, D to a row, and s their
+   squared norms. Columns are cut into two numbers of bfloat16 and packed once, rows as they come: the
+   products miss what two of eight bits leave of either, beside float32. The small ones come first, so
+   that hardly more is rounded than the large ones round. */
+typedef struct {
+    const float *x, *s;
+    int64_t D, W, first, last; /* W: D up to a multiple of 32; columns first to last */
+    uint16_t *rows, *columns, *line; /* 2 · 32 rows, columns as units take them, and two lines to cut */
+} triangle;
+
+static void cut_point(const triangle *t, int64_t at, uint16_t *code, uint16_t *rest)
+{
+    for (int64_t d = 0; d < t->W; d += SIDE) {
+        const int64_t left = t->D - d;
+        const __mmask16 there = left >= SIDE ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0;
+        halve(at < t->last ? _mm512_maskz_loadu_ps(there, t->x + at * t->D + d) : _mm512_setzero_ps(), code + d, rest + d);
+    }
+}
+
+/* Room for what is cut, and the columns; 0 without memory. */
+static int cut_columns(triangle *t)
+{
+    const int64_t W = t->W, groups = (t->last - t->first + 2 * SIDE - 1) / (2 * SIDE);
+    t->rows = malloc(4 * SIDE * W * sizeof(uint16_t));
+    t->line = malloc(2 * W * sizeof(uint16_t));
+    t->columns = malloc(groups * 4 * SIDE * W * sizeof(uint16_t));
+    if (!t->rows || !t->line || !t->columns) return 0;
+    for (int64_t c = 0; c < groups * 2 * SIDE; c++) {
+        cut_point(t, t->first + c, t->line, t->line + W);
+        for (int digit = 0; digit < 2; digit++) { /* of 32 columns first digits, then second ones */
+            uint32_t *to = (uint32_t *)(t->columns + (c / (2 * SIDE) * 4 + digit * 2 + c / SIDE % 2) * SIDE * W) + c % SIDE;
+            const uint32_t *from = (const uint32_t *)(t->line + digit * W);
+            for (int64_t d = 0; d < W / 2; d++) to[d * SIDE] = from[d];
+        }
+    }
+    return 1;
+}
+
+static void cut_rows(const triangle *t, int64_t row)
+{
+    for (int64_t r = 0; r < 2 * SIDE; r++)
+        cut_point(t, row + r, t->rows + r * t->W, t->rows + (2 * SIDE + r) * t->W);
+}
+
+/* Of 32 rows and 32 columns what makes a distance of a product: the squares, 16 columns after the others;
+   infinite where the column is not after the row, or there is none. */
+static void squares(const triangle *t, int64_t row, int64_t column, float *out)
+{
+    const uint16_t *c = t->columns + (column - t->first) * 2 * t->W, *rest = t->rows + 2 * SIDE * t->W;
+    float product[4 * SIDE * SIDE] __attribute__((aligned(64)));
+    __asm__ volatile("" ::: "memory");
+    clear();
+    multiply(rest, c, t->W);
+    multiply(t->rows, c + 2 * SIDE * t->W, t->W);
+    multiply(t->rows, c, t->W);
+    store(product);
+    for (int side = 0; side < 2; side++) {
+        const int64_t at = column + side * SIDE, there = t->last - at;
+        const __mmask16 real = there >= SIDE ? 0xFFFF : there > 0 ? (1u << there) - 1 : 0;
+        const __m512 s = _mm512_maskz_loadu_ps(real, t->s + at), none = _mm512_set1_ps(-NEVER);
+        for (int r = 0; r < 2 * SIDE; r++) {
+            const int64_t before = row + r + 1 - at; /* columns that are not after the row */
+            const __mmask16 after = before <= 0 ? real : before >= SIDE ? 0 : real & (0xFFFFu << before);
+            const __m512 p = _mm512_load_ps(product + (r / SIDE * 2 + side) * SIDE * SIDE + r % SIDE * SIDE);
+            const float own = row + r < t->last ? t->s[row + r] : 0;
+            const __m512 a = _mm512_fnmadd_ps(_mm512_set1_ps(2), p, _mm512_add_ps(_mm512_set1_ps(own), s));
+            _mm512_store_ps(out + (side * 2 * SIDE + r) * SIDE, _mm512_mask_blend_ps(after, none, a));
+        }
+    }
+}
+
+static int64_t keep(__mmask16 which, __m512 a, int64_t row, int64_t column, int32_t *i, int32_t *j, float *kept)
+{
+    _mm512_mask_compressstoreu_epi32(i, which, _mm512_set1_epi32((int)row));
+    _mm512_mask_compressstoreu_epi32(j, which, names_from(column));
+    _mm512_mask_compressstoreu_ps(kept, which, a);
+    return __builtin_popcount(which);
+}
+
+/* Sixteen columns and 32 rows: pairs below lo are counted for both, those up to hi are kept. */
+static int64_t count_between(const float *a, float lo, float hi, int64_t row, int64_t column, int32_t *below,
+                             int32_t *columns, int32_t *i, int32_t *j, float *kept)
+{
+    int64_t n = 0;
+    __m512i counted = _mm512_loadu_si512(columns);
+    for (int r = 0; r < 2 * SIDE; r++) {
+        const __m512 square = _mm512_load_ps(a + r * SIDE);
+        const __mmask16 lower = _mm512_cmp_ps_mask(square, _mm512_set1_ps(lo), _CMP_LT_OQ);
+        const __mmask16 inside = _mm512_cmp_ps_mask(square, _mm512_set1_ps(hi), _CMP_LE_OQ) & ~lower;
+        counted = _mm512_mask_add_epi32(counted, lower, counted, _mm512_set1_epi32(1));
+        below[r] += __builtin_popcount(lower);
+        if (inside) n += keep(inside, square, row + r, column, i + n, j + n, kept + n);
+    }
+    _mm512_storeu_si512(columns, counted);
+    return n;
+}
+
+/* Sixteen columns and 32 rows: pairs no farther than the nearest of the column so far, and more, are kept. */
+static int64_t keep_nearest(const float *a, float more, int64_t row, int64_t column, float *nearest,
+                            int32_t *i, int32_t *j, float *kept)
+{
+    int64_t n = 0;
+    __m512 least = _mm512_loadu_ps(nearest);
+    for (int r = 0; r < 2 * SIDE; r++) least = _mm512_min_ps(least, _mm512_load_ps(a + r * SIDE));
+    _mm512_storeu_ps(nearest, least);
+    const __m512 limit = _mm512_add_ps(least, _mm512_set1_ps(more));
+    const __mmask16 met = _mm512_cmp_ps_mask(least, _mm512_set1_ps(-NEVER), _CMP_LT_OQ);
+    for (int r = 0; r < 2 * SIDE; r++) {
+        const __m512 square = _mm512_load_ps(a + r * SIDE);
+        const __mmask16 near = _mm512_mask_cmp_ps_mask(met, square, limit, _CMP_LE_OQ);
+        if (near) n += keep(near, square, row + r, column, i + n, j + n, kept + n);
+    }
+    return n;
+}
+
+/* Of the columns first to last, a multiple of 32, and the rows before each: with below (last and 32
+   more numbers) how many pairs are below lo, and those from lo to hi; without it those that are within
+   hi of the nearest that came before the column. How many are kept, −1 where room (with 1,024 more)
+   might not do, −2 without memory. */
+int64_t pairs_of_columns(const float *x, const float *s, int64_t D, int64_t first, int64_t last, float lo, float hi,
+                         int32_t *below, int32_t *i, int32_t *j, float *kept, int64_t room)
+{
+    triangle t = {x, s, D, (D + DEPTH - 1) / DEPTH * DEPTH, first, last, NULL, NULL, NULL};
+    const int64_t columns = (last - first + 2 * SIDE - 1) / (2 * SIDE) * 2 * SIDE;
+    int32_t *counted = calloc(columns, sizeof(int32_t));
+    float *nearest = malloc(columns * sizeof(float));
+    int64_t n = counted && nearest && cut_columns(&t) ? 0 : -2;
+    if (!n) start_units();
+    for (int64_t c = 0; !n && c < columns; c++) nearest[c] = -NEVER;
+    for (int64_t row = 0; n >= 0 && row < last; row += 2 * SIDE) {
+        cut_rows(&t, row);
+        for (int64_t c = row < first ? 0 : (row - first) / (2 * SIDE) * 2 * SIDE; n >= 0 && c < columns; c += 2 * SIDE) {
+            float a[4 * SIDE * SIDE] __attribute__((aligned(64)));
+            squares(&t, row, first + c, a);
+            for (int64_t at = c, side = 0; side < 2; side++, at += SIDE) {
+                const float *part = a + side * 2 * SIDE * SIDE;
+                if (below)
+                    n += count_between(part, lo, hi, row, first + at, below + row, counted + at, i + n, j + n, kept + n);
+                else
+                    n += keep_nearest(part, hi, row, first + at, nearest + at, i + n, j + n, kept + n);
+            }
+            if (n > room) n = -1;
+        }
+    }
+    if (n != -2) _tile_release();
+    for (int64_t c = 0; below && n >= 0 && c < last - first; c++) below[first + c] += counted[c];
+    free(t.rows); free(t.line); free(t.columns); free(counted); free(nearest);
+    return n;
+}
+
 /* Room in which coded_above gets on. */
 int64_t room_needed(int64_t B) { return BLOCK * B + WAITING; }
 

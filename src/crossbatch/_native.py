@@ -48,6 +48,9 @@ _ARGUMENTS = {
     ],
     "occurring": [*[_POINTER] * 2, _LONG, *[_POINTER] * 2, _LONG, _POINTER],
     "room_needed": [_LONG],
+    "pairs_of_columns": [
+        *[_POINTER] * 2, *[_LONG] * 3, *[_FLOAT] * 2, *[_POINTER] * 4, _LONG,
+    ],
     "has_matrix_units": [],
 }  # fmt: skip
 
@@ -110,9 +113,13 @@ def at_hand(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 
 def has_matrix_units(dim: int) -> bool:
     """Whether :func:`coded_above` runs here, for rows of this width."""
+    return units_at_hand() and dim % _NUMBERS == 0 < dim <= _WIDEST
+
+
+def units_at_hand() -> bool:
+    """Whether there is a compiler, and the processor has matrix units."""
     library = _library()
-    fits = dim % _NUMBERS == 0 < dim <= _WIDEST
-    return library is not None and fits and bool(library.has_matrix_units())
+    return library is not None and bool(library.has_matrix_units())
 
 
 def eight_bits(x: Float[Tensor, "B D"], bound: Tensor | float) -> Packed:
@@ -230,7 +237,7 @@ def listed_above(
     def one(part: slice) -> Above:
         row, anchor = (places[part].contiguous() for places in pairs)
         found = _room(len(row))
-        count = _call(
+        count = call(
             "listed_above", row, anchor, len(row), rows, x, bounds, rows.shape[1], *found
         )  # fmt: skip
         return _shifted(found, count, 0)
@@ -251,7 +258,7 @@ def sum_rows(
         row, anchor = (places[part].contiguous() for places in pairs)
         total = rows.new_zeros(anchors, rows.shape[1])
         weight = weights[part].contiguous()
-        _call("sum_rows", row, anchor, weight, len(row), rows, rows.shape[1], total)
+        call("sum_rows", row, anchor, weight, len(row), rows, rows.shape[1], total)
         return total
 
     work = len(weights) * rows.shape[1]
@@ -268,7 +275,7 @@ def occurring(
     def one(part: slice) -> Tensor:
         place = torch.empty(part.stop - part.start, dtype=torch.int64, device="cpu")
         many = labels[0][part], ids[0][part]
-        count = _call("occurring", *many, len(place), few_labels, few_ids, len(few_ids), place)
+        count = call("occurring", *many, len(place), few_labels, few_ids, len(few_ids), place)
         return place[:count] + part.start
 
     return torch.cat(_each(one, len(ids[0]), len(ids[0]) // _LOOKED_UP))
@@ -277,7 +284,7 @@ def occurring(
 def _found(anchors: Packed, references: Screened, hidden: Tensor, start: int) -> list[Above]:
     """The pairs of a part, in as many calls as the room asks for."""
     full, rows = len(anchors.bound), len(references.rows)
-    room = max(rows * full // _SHARE, _call("room_needed", full))
+    room = max(rows * full // _SHARE, call("room_needed", full))
     done, parts = ctypes.c_int64(), []
     while rows:
         found = _room(room)
@@ -293,7 +300,7 @@ def _found(anchors: Packed, references: Screened, hidden: Tensor, start: int) ->
 
 def _coded(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> int:
     rows, values, scale, residual, norm, reach, slack = references
-    count = _call(
+    count = call(
         "coded_above",
         *(values, scale, residual, norm, anchors.scale, reach, slack),
         *_both(rows, hidden, anchors, *out),
@@ -305,7 +312,7 @@ def _coded(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> 
 
 def _many(anchors: Packed, references: Screened, hidden: Tensor, *out: Any) -> int:
     rows, norm, slack = references.rows, references.norm, references.slack
-    failed = _call("many_above", norm, slack, *_both(rows, hidden, anchors, *out[-2:]))
+    failed = call("many_above", norm, slack, *_both(rows, hidden, anchors, *out[-2:]))
     if failed:
         raise MemoryError
     return failed
@@ -341,14 +348,19 @@ def _joined(parts: list[Above]) -> Above:
 def _each(one: Callable[[slice], T], count: int, worth: int) -> list[T]:
     """Parts of so many, on as many threads as torch has and the work is worth."""
     threads = max(min(torch.get_num_threads(), worth), 1)
-    if threads == 1:
-        return [one(slice(0, count))]
     ends = [count * n // threads for n in range(threads + 1)]
-    parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
-    try:
-        return list(_pool(os.getpid(), threads).map(one, parts))
-    except RuntimeError:  # the interpreter is about to end and begins no threads
-        return [one(part) for part in parts]
+    return shared_out(one, [slice(a, b) for a, b in itertools.pairwise(ends)])
+
+
+def shared_out(one: Callable[[slice], T], parts: list[slice]) -> list[T]:
+    """Parts on the threads that torch has; results in their order."""
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads > 1:
+        try:
+            return list(_pool(os.getpid(), threads).map(one, parts))
+        except RuntimeError:  # the interpreter is about to end and begins no threads
+            pass
+    return [one(part) for part in parts]
 
 
 @functools.lru_cache(maxsize=1)
@@ -358,7 +370,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="crossbatch")
 
 
-def _call(name: str, *arguments: Any) -> int:
+def call(name: str, *arguments: Any) -> int:
     """A function of the library; other threads go on meanwhile."""
     plain = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     return getattr(_library(), name)(*plain)

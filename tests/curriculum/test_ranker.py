@@ -10,12 +10,21 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import crossbatch as xb
-from crossbatch.curriculum import _quantile, points
+from crossbatch import _native
+from crossbatch.curriculum import _in_c, _quantile, points
 from crossbatch.errors import CrossbatchError
 from tests import naive_curriculum as naive
 from tests.curriculum.inputs import noisy_classes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:sklearn")
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "matrix units"])
+def units(request, monkeypatch):
+    """Products by torch, or by matrix units however small the class."""
+    if request.param and not _native.units_at_hand():
+        pytest.skip("no matrix units here, or no compiler")
+    monkeypatch.setattr(_in_c, "_WORTH", 0 if request.param else 1 << 62)
 
 
 with warnings.catch_warnings(action="ignore"):  # it is no BaseEstimator, and need not be
@@ -29,6 +38,7 @@ def test_the_contract_of_scikit_learn(estimator, check):
     check(estimator)
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("density", ["cutoff", "gaussian"])
 @pytest.mark.parametrize(("seed", "images"), [(0, 120), (1, 121), (2, 200), (3, 301)])
 def test_subsets_are_those_of_the_released_algorithm(seed, images, density):
@@ -37,6 +47,7 @@ def test_subsets_are_those_of_the_released_algorithm(seed, images, density):
     assert np.array_equal(found.subset_, naive.released(x, y, density=density))
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("quantile", [0.3, 0.5, 0.7])
 def test_on_random_features_too(quantile):
     x, y = np.random.default_rng(7).normal(size=(200, 5)), np.arange(200) % 2
@@ -44,6 +55,7 @@ def test_on_random_features_too(quantile):
     assert np.array_equal(found.subset_, naive.released(x, y, quantile=quantile))
 
 
+@pytest.mark.usefixtures("units")
 def test_pca_per_class_is_that_of_the_released_algorithm():
     x, y = noisy_classes(1, classes=2, images=300, width=400)
     x *= np.linspace(2, 0.5, 400)
@@ -52,6 +64,7 @@ def test_pca_per_class_is_that_of_the_released_algorithm():
     assert not np.array_equal(found.density_, xb.DensityRanker(pca=None).fit(x, y).density_)
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize(("images", "width", "k"), [(60, 30, 7), (30, 60, 7), (20, 60, 40)])
 def test_pca_of_wide_and_of_tall_classes(images, width, k):
     x, y = noisy_classes(2, images=images, width=width)
@@ -69,6 +82,7 @@ def test_pca_once_is_over_all_rows():
     assert np.array_equal(found.density_, plain.density_)
 
 
+@pytest.mark.usefixtures("units")
 def test_density_delta_rank_and_centre():
     x, y = noisy_classes(4)
     found = xb.DensityRanker().fit(x, y)
@@ -110,6 +124,7 @@ def test_subsets_of_equal_size():
     assert found.rank_[found.subset_ == 0].max() < found.rank_[found.subset_ == 1].min()
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("kind", ["cutoff", "gaussian", "knn"])
 def test_tiles_and_threads_change_nothing(monkeypatch, kind):
     x, y = noisy_classes(8, classes=3)
@@ -125,6 +140,7 @@ def test_tiles_and_threads_change_nothing(monkeypatch, kind):
     np.testing.assert_allclose(whole.density_, tiled.density_, rtol=1e-11)
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_features_of_any_scale(scale):
     x, y = noisy_classes(9)
@@ -134,6 +150,7 @@ def test_features_of_any_scale(scale):
     np.testing.assert_allclose(found.delta_ / scale, plain.delta_, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("units")
 def test_comparisons_within_the_error_of_a_product_are_decided_exactly():
     x, _ = noisy_classes(10, classes=1)
     far = np.concatenate([x, np.full((1, x.shape[1]), 1e4)])  # its square swallows the others'
@@ -143,6 +160,7 @@ def test_comparisons_within_the_error_of_a_product_are_decided_exactly():
     assert np.array_equal(found.density_, rho)
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("kept", [256, 10])
 @pytest.mark.parametrize("quantile", [0.0, 0.2, 0.6, 1.0])
 def test_ties(monkeypatch, kept, quantile):
@@ -157,6 +175,7 @@ def test_ties(monkeypatch, kept, quantile):
     np.testing.assert_allclose(found.delta_, naive.delta(d, found.density_), atol=1e-12)
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("quantile", [0.001, 0.4, 0.6, 0.999])
 def test_a_bracket_that_missed_is_widened(monkeypatch, quantile):
     sample = points.Points.sample
@@ -167,6 +186,7 @@ def test_a_bracket_that_missed_is_widened(monkeypatch, quantile):
     assert np.array_equal(found.density_, np.maximum(rho, 0))
 
 
+@pytest.mark.usefixtures("units")
 def test_what_is_kept_grows_with_the_points_not_with_their_square(monkeypatch):
     kept = []
     sweep = _quantile._sweep
@@ -212,6 +232,7 @@ def test_labels_in_any_script():
     assert np.array_equal(found.subset_, xb.DensityRanker().fit(x, objects).subset_)
 
 
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("parameter", [{}, {"density": "gaussian"}, {"density": "knn"}])
 @pytest.mark.parametrize("subsets", ["density", "centre", "quantile"])
 def test_small_and_constant_classes_have_a_subset(parameter, subsets):

@@ -40,8 +40,8 @@ class _Swept(NamedTuple):
 
     below: NDArray[np.int64]
     squares: NDArray[np.float32]
-    i: Places
-    j: Places
+    i: NDArray[np.integer]
+    j: NDArray[np.integer]
 
 
 def cutoff(points: Points, quantile: float) -> Cutoff:
@@ -93,9 +93,12 @@ def _around(low: float, high: float, room: float) -> tuple[float, float]:
 
 def _sweep(points: Points, lo: float, hi: float) -> _Swept | None:
     """Counts below ``lo`` and the pairs in [lo, hi], or None if these are too many."""
-    below = np.zeros(len(points), np.int64)
+    most = max(_KEPT * len(points), _FEWEST)
+    if points.in_c:
+        found = points.between(lo, hi, most)
+        return found and _Swept(found[0], found[1].squares, found[1].i, found[1].j)
+    below, total = np.zeros(len(points), np.int64), 0
     kept: list[tuple[NDArray[np.float32], Places, Places]] = []
-    total, most = 0, max(_KEPT * len(points), _FEWEST)
     for block in points.blocks():
         lower = block.squares < lo
         _count(below, block, lower)

@@ -81,6 +81,7 @@ def nearest_density(points: Points, neighbours: int) -> Floats:
 
 
 _FAR = 1e30  # above the square of any distance in the units of points
+_KEPT = 256  # pairs near the nearest that are kept, 12 bytes each, for every point
 
 
 class Peaks(NamedTuple):
@@ -103,9 +104,13 @@ def peaks(points: Points, density: Floats) -> Peaks:
     order = np.argsort(-density, kind="stable")
     ordered = points.take(order)
     nearest = np.full(n, np.inf)
-    for start in range(0, n, TILE):
-        i, j = _candidates(ordered, slice(start, min(start + TILE, n)))
-        np.minimum.at(nearest, i, ordered.distances(i, j))
+    near = ordered.before(_KEPT * n) if ordered.in_c else None
+    if near is not None:
+        np.minimum.at(nearest, near.j, ordered.distances(near.i, near.j))
+    else:
+        for start in range(0, n, TILE):
+            i, j = _candidates(ordered, slice(start, min(start + TILE, n)))
+            np.minimum.at(nearest, i, ordered.distances(i, j))
     if n:
         everyone = np.arange(n)
         nearest[0] = ordered.distances(np.zeros(n, np.intp), everyone).max()

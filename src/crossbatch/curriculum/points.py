@@ -10,7 +10,8 @@ for any order of summation that
 
 (2 D u M² from the product, the rest from rounding x̂, the two norms and the two additions). So a
 decides every comparison that is not within e, and t decides the others: what is asked of the
-distances is answered as if all were t. s is a power of two, so features may have any scale.
+distances is answered as if all were t. s is a power of two, so features may have any scale. Where
+matrix units take the product (:mod:`crossbatch.curriculum._in_c`) e is somewhat greater.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from crossbatch.curriculum import _in_c
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -59,6 +62,7 @@ class Points:
         x: Shape (n, D), divided by ``scale``.
         scale: s, a power of two: distances here times s are those of the features.
         error: e, in units of s².
+        in_c: Whether :meth:`between` and :meth:`before` are to be asked.
 
     Memory: 12 n D bytes beside ``x`` as given.
     """
@@ -69,12 +73,15 @@ class Points:
         largest = float(np.abs(centred).max(initial=0.0))
         self.scale = float(2.0 ** np.frexp(largest)[1]) if largest else 1.0
         centred /= self.scale
-        self._single = torch.as_tensor(centred).float()
+        self._single = torch.as_tensor(centred).float().contiguous()
         self._squares = torch.as_tensor(np.einsum("ij,ij->i", centred, centred))
         self.x = np.divide(x, self.scale, out=centred)
         self._mean /= self.scale
         top = float(self._squares.max()) * (1 + 2.0**-20) if len(x) else 0.0
-        self.error = 2.0**-24 * top * (2 * x.shape[1] + 24) * 1.01
+        self.in_c = _in_c.at_hand(self._single)
+        for_each, at_all = _in_c.EXTRA if self.in_c else (0.0, 0.0)
+        of_products = (2 + for_each) * x.shape[1] + 24 + at_all
+        self.error = 2.0**-24 * top * of_products * 1.01
 
     def __len__(self) -> int:
         return len(self.x)
@@ -109,7 +116,21 @@ class Points:
                     found += torch.full_like(found, torch.inf).tril_()
                 yield Block(rows, columns, found.numpy())
 
-    def distances(self, i: Places, j: Places) -> Floats:
+    def between(
+        self, lo: float, hi: float, most: int
+    ) -> tuple[NDArray[np.int64], _in_c.Pairs] | None:
+        """Of each point the others at a < lo, and the pairs in [lo, hi]; None if too many."""
+        return _in_c.between(self._centred(), lo, hi, most)
+
+    def before(self, most: int) -> _in_c.Pairs | None:
+        """Of each point the nearest before it, and what may be as near; None if too many."""
+        within = float(upward(2.1 * self.error))  # what a sum is rounded by is below e / 10
+        return _in_c.before(self._centred(), within, most)
+
+    def _centred(self) -> _in_c.Centred:
+        return _in_c.Centred(self._single, self._squares.float())
+
+    def distances(self, i: NDArray[np.integer], j: NDArray[np.integer]) -> Floats:
         """The distances t of some pairs, a chunk of differences at a time."""
         found = np.empty(len(i))
         step = max(1, _CHUNK // max(1, self.x.shape[1]))
