@@ -94,6 +94,12 @@ def test_a_broken_table_is_refused_and_made_again(tmp_path, file, harm):
     assert np.array_equal(make(tmp_path / "t").array, encode(IMAGES).numpy())
 
 
+def test_the_folder_above_a_table_names_the_table(tmp_path):
+    make(tmp_path / "t")
+    with pytest.raises(FormatError, match=r"folders of this one: give .*t\.$"):
+        FeatureTable.open(tmp_path)
+
+
 @pytest.mark.parametrize("meta", [[], {}, {"format": 1}, {"format": 1, "digest": "d"}])
 def test_a_table_with_other_notes_is_refused(tmp_path, meta):
     make(tmp_path / "t")

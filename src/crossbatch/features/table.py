@@ -50,7 +50,10 @@ class FeatureTable:
         """
         folder = Path(folder)
         recover_folder(folder)
+        inside = sorted(meta.parent.name for meta in folder.glob(f"*/{META}"))
         remedy = "Extract the features again."
+        if inside and not (folder / META).exists():
+            remedy = f"Tables are in folders of this one: give {folder / inside[-1]}."
         wanted = f"a table of features in {folder}"
         try:
             meta = json.loads((folder / META).read_text("utf-8"))
