@@ -348,19 +348,14 @@ def _joined(parts: list[Above]) -> Above:
 def _each(one: Callable[[slice], T], count: int, worth: int) -> list[T]:
     """Parts of so many, on as many threads as torch has and the work is worth."""
     threads = max(min(torch.get_num_threads(), worth), 1)
+    if threads == 1:
+        return [one(slice(0, count))]
     ends = [count * n // threads for n in range(threads + 1)]
-    return shared_out(one, [slice(a, b) for a, b in itertools.pairwise(ends)])
-
-
-def shared_out(one: Callable[[slice], T], parts: list[slice]) -> list[T]:
-    """Parts on the threads that torch has; results in their order."""
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads > 1:
-        try:
-            return list(_pool(os.getpid(), threads).map(one, parts))
-        except RuntimeError:  # the interpreter is about to end and begins no threads
-            pass
-    return [one(part) for part in parts]
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    try:
+        return list(_pool(os.getpid(), threads).map(one, parts))
+    except RuntimeError:  # the interpreter is about to end and begins no threads
+        return [one(part) for part in parts]
 
 
 @functools.lru_cache(maxsize=1)

@@ -71,12 +71,44 @@ def test_the_nearest_before_a_point_is_among_those_kept(n, width):
     assert (squares[pairs.i, pairs.j] <= least + 4.2 * points.error).all()
 
 
-def test_more_pairs_than_there_may_be_are_given_up():
+def test_more_pairs_than_there_may_be_are_given_up(monkeypatch):
     points, squares = drawn(257, 100)
     most = float(np.float32(squares.max() * 2))
-    assert points.between(0.0, most, 4000) is None
-    same = Points(np.repeat(np.eye(2), 300, axis=0))
-    assert same.before(5000) is None
+    assert points.between(0.0, most, 4000) is None  # in a block
+    monkeypatch.setattr(_in_c, "_COLUMNS", 32)
+    assert points.between(0.0, most, 12_000) is None  # in all, of which none has so many
+    same = Points(np.repeat(np.eye(2), 150, axis=0))
+    assert same.before(12_000) is None
+    assert len(same.before(300 * 300).i) == 2 * (150 * 149 // 2) + 150
+
+
+MIDDLE = 1 + 2.0**-8  # as far as can be from a number of bfloat16
+
+
+@pytest.mark.parametrize("width", [1, 2, 8, 31, 64, 256])
+@pytest.mark.parametrize("off", [0.0, 1.14e-5, 2.29e-5, 1e-4, 2.0**-9])
+def test_the_error_is_never_more_than_said(width, off):
+    one = np.full((2, width), MIDDLE - off)
+    points = Points(np.concatenate([one, -one]))
+    _, pairs = points.between(-np.inf, 3e38, 100)
+    assert len(pairs.i) == 6
+    true = points.distances(pairs.i, pairs.j) ** 2
+    np.testing.assert_allclose(pairs.squares, true, rtol=0, atol=points.error)
+
+
+def test_what_bfloat16_holds_worst_is_ranked_all_the_same():
+    off = 2.288818359375e-05
+    half = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 8))
+    a, b = np.full(8, MIDDLE - off), np.full(8, MIDDLE + off)
+    twins = np.concatenate([[a, b, a], half, [-a, -b, -a], -half])
+    units, plain = Points(twins), Points(twins)
+    plain.in_c = False
+    density = cutoff_density(plain, 0.6)
+    assert np.array_equal(peaks(units, density).delta, peaks(plain, density).delta)
+    many = np.concatenate([np.repeat([a, b, -a, -b], 50, axis=0), half[:175], -half[:175]])
+    units, plain = Points(many), Points(many)
+    plain.in_c = False
+    assert np.array_equal(cutoff_density(units, 0.0186), cutoff_density(plain, 0.0186))
 
 
 @pytest.mark.parametrize("of", [np.round, lambda x: x, lambda x: x[:, :1] * np.ones(40)])

@@ -2,27 +2,34 @@ r"""Squared distances on matrix units, each pair once, looked at before they rea
 
 a_ij of :mod:`crossbatch.curriculum.points` comes from two numbers of bfloat16 for each of float32,
 
-    x̂ = h + l + r,    |l| ≤ 2⁻⁹ |x̂|,    |r| ≤ 2⁻¹⁸ |x̂|,    ⟨x̂, x̂'⟩ ≈ ⟨l, h'⟩ + ⟨h, l'⟩ + ⟨h, h'⟩.
+    x̂ = h + l + r,    |l| ≤ 2⁻⁸ |x̂|,    |r| ≤ 2⁻¹⁷ |x̂|,    ⟨x̂, x̂'⟩ ≈ ⟨l, h'⟩ + ⟨h, l'⟩ + ⟨h, h'⟩.
 
-That leaves out ⟨l, l'⟩ and what r makes, 3 · 2⁻¹⁸ M² together; the small products are added first
-and round 2⁻⁸ of what the large ones do. So e grows by ``EXTRA``.
+That leaves out ⟨l, l'⟩ and what r makes, 2⁻¹⁵ M² together, of which a has the double, 1,024 u M².
+The 2 D small products are added first. They, and what they add to the sums of the D large ones,
+round 2⁻⁵ of what those do, so a has 2⁻⁴ D u M² more than of float32. ``EXTRA`` is a little above
+both.
 
 Columns are taken ``_COLUMNS`` at a time, by whichever thread is free. Without a compiler or matrix
 units, or where one class is too small to be worth it, torch does the same.
 """
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from crossbatch import _native
 
-EXTRA = (0.04, 392.0)  # of u M², for each number of a point, and at all
+EXTRA = (0.0675, 1032.0)  # of u M², for each number of a point, and at all
 _COLUMNS = 1024
 _WORTH = 1 << 25  # multiplications for whose sake C is compiled
 _SPARE = 1024  # pairs that C may keep beyond the room it is told
+_PADDING = 32  # rows that C counts for beyond the last
 _FEWEST = 1 << 12  # pairs that there is room for
 
 Some = NDArray[np.int32]
@@ -49,7 +56,8 @@ class Pairs(NamedTuple):
 
 def at_hand(x: Tensor) -> bool:
     """Whether this is faster here for points of shape (n, D)."""
-    return len(x) * x.numel() >= _WORTH and _native.units_at_hand()
+    worth = x.device.type == "cpu" and len(x) * x.numel() >= _WORTH
+    return worth and _native.units_at_hand()
 
 
 def between(
@@ -63,22 +71,17 @@ def between(
         hi: Of float32, finite.
         most: Pairs that may be kept; None if there are more.
     """
+    below, lock = np.zeros(len(points.x), np.int64), threading.Lock()
 
-    def one(columns: slice) -> tuple[Some, Pairs] | None:
-        below = np.zeros(columns.stop + 32, np.int32)
-        kept = _kept(points, columns, (lo, hi), below, most)
-        return None if kept is None else (below[: columns.stop], kept)
+    def one(columns: slice) -> Pairs | None:
+        counts = np.zeros(columns.stop + _PADDING, np.int32)
+        pairs = _kept(points, columns, (lo, hi), counts, most)
+        with lock:
+            below[: columns.stop] += counts[: columns.stop]
+        return pairs
 
-    n = len(points.x)
-    below = np.zeros(n, np.int64)
-    parts: list[Pairs] = []
-    for found in _native.shared_out(one, _blocks(n)):
-        if found is None:
-            return None
-        below[: len(found[0])] += found[0]
-        parts.append(found[1])
-    pairs = _joined(parts)
-    return None if len(pairs.i) > most else (below, pairs)
+    pairs = _each(one, len(below), most)
+    return None if pairs is None else (below, pairs)
 
 
 def before(points: Centred, within: float, most: int) -> Pairs | None:
@@ -99,9 +102,40 @@ def before(points: Centred, within: float, most: int) -> Pairs | None:
         near = pairs.squares <= best[pairs.j - columns.start] + np.float32(within)
         return pairs.of(near)
 
-    parts = _native.shared_out(one, _blocks(len(points.x)))
-    whole = [part for part in parts if part is not None]
-    return None if len(whole) < len(parts) else _joined(whole)
+    return _each(one, len(points.x), most)
+
+
+def _each(one: Callable[[slice], Pairs | None], n: int, most: int) -> Pairs | None:
+    """The pairs of all columns; None, and no further block, once there are more than so many.
+
+    Blocks with the most rows come first, so that threads end together.
+    """
+    lock, found, total = threading.Lock(), list[Pairs](), 0
+
+    def next_one(start: int) -> None:
+        nonlocal total
+        if total > most:
+            return
+        pairs = one(slice(start, min(start + _COLUMNS, n)))
+        with lock:
+            total += most + 1 if pairs is None else len(pairs.i)
+            if pairs is None or total > most:
+                found.clear()
+            else:
+                found.append(pairs)
+
+    starts = range(0, n, _COLUMNS)[::-1]
+    threads = min(torch.get_num_threads(), len(starts))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(next_one, starts))
+    else:
+        for start in starts:
+            next_one(start)
+    if total > most:
+        return None
+    i, j, squares = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Pairs(i, j, squares)
 
 
 def _kept(
@@ -116,13 +150,3 @@ def _kept(
     place = (points.x.shape[1], columns.start, columns.stop)
     count = _native.call("pairs_of_columns", *points, *place, *bounds, counts, *out, room)
     return None if count < 0 else Pairs(i, j, squares).of(slice(count))
-
-
-def _blocks(n: int) -> list[slice]:
-    """The columns, those with the most rows first, so that threads end together."""
-    starts = range(0, n, _COLUMNS)
-    return [slice(start, min(start + _COLUMNS, n)) for start in reversed(starts)]
-
-
-def _joined(parts: list[Pairs]) -> Pairs:
-    return Pairs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

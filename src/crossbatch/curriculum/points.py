@@ -73,8 +73,8 @@ class Points:
         largest = float(np.abs(centred).max(initial=0.0))
         self.scale = float(2.0 ** np.frexp(largest)[1]) if largest else 1.0
         centred /= self.scale
-        self._single = torch.as_tensor(centred).float().contiguous()
-        self._squares = torch.as_tensor(np.einsum("ij,ij->i", centred, centred))
+        self._single = torch.as_tensor(centred, device="cpu").float().contiguous()
+        self._squares = torch.as_tensor(np.einsum("ij,ij->i", centred, centred), device="cpu")
         self.x = np.divide(x, self.scale, out=centred)
         self._mean /= self.scale
         top = float(self._squares.max()) * (1 + 2.0**-20) if len(x) else 0.0
@@ -89,7 +89,7 @@ class Points:
     def take(self, order: Places) -> "Points":
         """The same points in another order."""
         other = copy(self)
-        other.x, rows = self.x[order], torch.as_tensor(order)
+        other.x, rows = self.x[order], torch.as_tensor(order, device="cpu")
         other._single, other._squares = self._single[rows], self._squares[rows]
         return other
 
@@ -102,7 +102,7 @@ class Points:
     def _part(self, rows: slice, double: bool) -> tuple[Tensor, Tensor]:
         """Some points centred, and the squares of their norms."""
         if double:
-            return torch.as_tensor(self.x[rows] - self._mean), self._squares[rows]
+            return torch.as_tensor(self.x[rows] - self._mean, device="cpu"), self._squares[rows]
         return self._single[rows], self._squares[rows].float()
 
     def blocks(self, *, double: bool = False) -> Iterator[Block]:
