@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -201,6 +202,16 @@ def test_what_is_kept_grows_with_the_points_not_with_their_square(monkeypatch):
         x, y = noisy_classes(0, classes=1, images=images)
         xb.DensityRanker().fit(x, y)
         assert kept.pop() < 100 * images
+
+
+@pytest.mark.parametrize("pca", ["per_class", "once", None])
+@pytest.mark.parametrize("density", ["cutoff", "gaussian", "knn"])
+def test_the_default_device_of_torch_is_not_asked(density, pca):
+    x, y = noisy_classes(11)
+    ranker = xb.DensityRanker(density=density, pca=pca, n_components=5)
+    plain = ranker.fit(x, y).density_
+    with torch.device("meta"):
+        assert np.array_equal(ranker.fit(x, y).density_, plain)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])

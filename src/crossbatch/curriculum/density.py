@@ -67,7 +67,7 @@ def nearest_density(points: Points, neighbours: int) -> Floats:
     mean = np.empty(n)
     for start in range(0, n, TILE):
         rows = slice(start, min(start + TILE, n))
-        nearest = torch.empty(rows.stop - start, 0, dtype=torch.float64)
+        nearest = torch.empty(rows.stop - start, 0, dtype=torch.float64, device="cpu")
         for first in range(0, n, TILE):
             columns = slice(first, min(first + TILE, n))
             squares = points.squares(rows, columns, double=True).clamp_(min=0)

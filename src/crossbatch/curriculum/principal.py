@@ -48,7 +48,7 @@ def reduced(x: Floats, k: int) -> Floats:
     n, width = x.shape
     if k >= width or k >= n:
         return x
-    centred = torch.as_tensor(x - x.mean(axis=0))
+    centred = torch.as_tensor(x - x.mean(axis=0), device="cpu")
     if n < width:
         values, vectors = _greatest(_gram(centred.T), k)
         return (vectors * values.clamp(min=0).sqrt()).numpy()
@@ -66,9 +66,9 @@ def common_basis(chunks: Callable[[], Iterator[Floats]], k: int) -> Basis:
     for chunk in chunks():
         rows, total = rows + len(chunk), total + chunk.sum(axis=0)
     mean = total / rows
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device="cpu")
     for chunk in chunks():
-        covariance += _gram(torch.as_tensor(chunk - mean))
+        covariance += _gram(torch.as_tensor(chunk - mean, device="cpu"))
     return Basis(mean, _greatest(covariance, k)[1].numpy())
 
 
