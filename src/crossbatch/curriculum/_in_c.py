@@ -50,8 +50,8 @@ class Pairs(NamedTuple):
     squares: NDArray[np.float32]
 
     def of(self, some: slice | NDArray[np.bool_]) -> "Pairs":
-        """Some of them, in memory of their own."""
-        return Pairs(self.i[some].copy(), self.j[some].copy(), self.squares[some].copy())
+        """Some of them."""
+        return Pairs(self.i[some], self.j[some], self.squares[some])
 
 
 def at_hand(x: Tensor) -> bool:
@@ -141,7 +141,7 @@ def _each(one: Callable[[slice], Pairs | None], n: int, most: int) -> Pairs | No
 def _kept(
     points: Centred, columns: slice, bounds: tuple[float, float], below: Some | None, most: int
 ) -> Pairs | None:
-    """What C keeps of some columns."""
+    """What C keeps of some columns; None where that is too much, or memory is not to be had."""
     room = min(max(most, _FEWEST), columns.stop * (columns.stop - columns.start))
     i, j = (np.empty(room + _SPARE, np.int32) for _ in "ij")
     squares = np.empty(room + _SPARE, np.float32)

@@ -50,10 +50,7 @@ class FeatureTable:
         """
         folder = Path(folder)
         recover_folder(folder)
-        inside = sorted(meta.parent.name for meta in folder.glob(f"*/{META}"))
         remedy = "Extract the features again."
-        if inside and not (folder / META).exists():
-            remedy = f"Tables are in folders of this one: give {folder / inside[-1]}."
         wanted = f"a table of features in {folder}"
         try:
             meta = json.loads((folder / META).read_text("utf-8"))
@@ -63,6 +60,9 @@ class FeatureTable:
         except FormatError:
             raise
         except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            inside = sorted(str(meta.parent) for meta in folder.glob(f"*/{META}"))
+            if inside:
+                remedy = f"Features are in folders of this one: give {' or '.join(inside)}."
             raise FormatError(expected(wanted, repr(error), remedy)) from error
         if array.ndim != 2 or array.dtype != np.float32 or ids.shape != array.shape[:1]:
             got = f"features {array.dtype} {array.shape}, ids {ids.shape}"
