@@ -129,6 +129,8 @@ def main() -> None:
     queries = min(options.queries or options.rows, options.rows)
     runs = contenders(x, labels, queries)
     chosen = options.only or list(runs)
+    if unknown := set(chosen) - set(runs):
+        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(runs)}")
     print(machine(options.threads))
     print(
         f"{queries:,} queries in {len(x):,} × {options.dim}, {len(np.unique(labels)):,} classes "

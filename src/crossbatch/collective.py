@@ -91,6 +91,12 @@ class Ranks:
         return parts
 
 
+def leave() -> None:
+    """End the default process group, if there is one; the last call of every rank."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _bytes(column: Tensor) -> Tensor:
     """Rows as bytes, which every backend sends for every dtype."""
     width = math.prod(column.shape[1:])

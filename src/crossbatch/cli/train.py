@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from crossbatch.collective import leave
 from crossbatch.curriculum.plan import Plan
 from crossbatch.errors import CrossbatchError, expected
 from crossbatch.training import (
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> int:
     else:
         out, config = parse(argv)
         run = train(config, out)
+    leave()
     if os.environ.get("RANK", "0") == "0":
         console, advice = Console(stderr=True), run.advice()
         if advice is not None:
