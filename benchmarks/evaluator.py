@@ -130,7 +130,7 @@ def main() -> None:
     runs = contenders(x, labels, queries)
     chosen = options.only or list(runs)
     if unknown := set(chosen) - set(runs):
-        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(runs)}")
+        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {'; '.join(runs)}")
     print(machine(options.threads))
     print(
         f"{queries:,} queries in {len(x):,} × {options.dim}, {len(np.unique(labels)):,} classes "
