@@ -99,6 +99,15 @@ def test_validation_classes_are_training_classes_that_training_does_not_see(mani
     assert not (held_out | trained) & test
 
 
+def test_too_few_classes_are_counted_beside_those_held_out(manifest):
+    whole = Manifest.read(manifest)
+    with pytest.raises(xb.CrossbatchError, match=r"6 classes of .*2 more classes are held out"):
+        Trainee(config(manifest, **{"sampler.classes": 8}), whole)
+    changes = {"sampler.classes": 9, "validation.fraction": 0}
+    with pytest.raises(xb.CrossbatchError, match=r"8 classes of [^.]*\. [^.]*\.$"):
+        Trainee(config(manifest, **changes), whole)
+
+
 def test_the_learning_rate_rises_then_falls_to_zero(manifest):
     changes = {"optimizer.warmup": 4, "optimizer.lr": 1.0}
     trainee = Trainee(config(manifest, **changes), Manifest.read(manifest))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from crossbatch.data import Manifest, PKSampler, hold_out
 from crossbatch.engine import ObjectiveResult
+from crossbatch.errors import CrossbatchError
 from crossbatch.evaluation import evaluate
 from crossbatch.models import Encoder, EncoderConfig
 from crossbatch.training.batch import Classes
@@ -28,6 +29,7 @@ class Retrieval:
 
     def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
         self.manifest = _with_validation(manifest, config)
+        self._holds_out = self.manifest is not manifest
         self.codes = self.manifest.codes
         self.batch = config.sampler.classes * config.sampler.instances
         self.unit = config.sampler.instances
@@ -62,15 +64,24 @@ class Retrieval:
     ) -> PKSampler:
         """P classes × K images, always balanced; of a part as many classes as it has units."""
         del balanced
-        return PKSampler(
-            codes,
-            classes=self._config.sampler.classes if units is None else units,
-            instances=self.unit,
-            seed=seed,
-            rank=rank,
-            world=world,
-            least=2 if units is None else 1,
-        )
+        try:
+            return PKSampler(
+                codes,
+                classes=self._config.sampler.classes if units is None else units,
+                instances=self.unit,
+                seed=seed,
+                rank=rank,
+                world=world,
+                least=2 if units is None else 1,
+            )
+        except CrossbatchError as error:
+            if not self._holds_out:
+                raise
+            held_out = _classes(self.manifest, "validation")
+            told = f"{held_out} more classes are held out to validate"
+            raise CrossbatchError(
+                f"{error} {told}: `--validation.fraction 0` trains on them."
+            ) from None
 
     def vary(self, inputs: Tensor, batch: Classes, step: int) -> tuple[Tensor, Classes]:
         """Nothing."""
@@ -93,9 +104,12 @@ class Retrieval:
 
 def _with_validation(manifest: Manifest, config: TrainConfig) -> Manifest:
     """Hold out at least two training classes, where there are four or more."""
-    splits = manifest.column("split")
-    classes = len(set(manifest.codes[splits == "train"]))
-    if not config.validation.fraction or "validation" in set(splits) or classes < 4:
+    classes = _classes(manifest, "train")
+    if not config.validation.fraction or classes < 4 or "validation" in manifest.column("split"):
         return manifest
     fraction = max(config.validation.fraction, 2 / classes)
     return hold_out(manifest, split="validation", fraction=fraction, seed=config.seed)
+
+
+def _classes(manifest: Manifest, split: str) -> int:
+    return len(np.unique(manifest.codes[manifest.column("split") == split]))
