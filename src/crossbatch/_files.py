@@ -25,9 +25,9 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
-        _sync(part)
+        sync(part)
         part.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _failure(path, error) from error
     finally:
@@ -56,11 +56,11 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
         part.mkdir()
         write(part)
         for file in part.rglob("*"):
-            _sync(file)
+            sync(file)
         if path.exists():
             path.rename(old)
         part.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         recover_folder(path)
@@ -80,7 +80,8 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, written to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -135,8 +135,8 @@ def test_what_is_wrong_is_named():
     for changes, message in (
         ({"batch": 4}, r"a `batch` of 1 to 3 images.*Got 4"),
         ({"batch": 0}, r"a `batch` of 1 to 3 images.*Got 0"),
-        ({"seed": -1}, r"`seed` ≥ 0"),
-        ({"rank": 2, "world": 2}, r"rank 2 of 2"),
+        ({"seed": -1}, "`seed` of ImageSampler to be 0 or more. Got -1"),
+        ({"rank": 2, "world": 2}, r"`rank` of ImageSampler in \[0, 2\). Got 2"),
     ):
         with pytest.raises(CrossbatchError, match=message):
             ImageSampler([0, 0, 1], **{"batch": 2, "seed": 0} | changes)
@@ -147,5 +147,7 @@ def test_what_is_wrong_is_named():
     ):
         with pytest.raises(CrossbatchError, match="the state of a sampler with"):
             other.load_state_dict(state)
+    with pytest.raises(CrossbatchError, match="a `place` of 0 or more"):
+        ImageSampler([0, 0, 1], batch=2, seed=0).load_state_dict(state | {"place": -1})
     with pytest.raises(CrossbatchError, match="at least one part"):
         MixedSampler([])

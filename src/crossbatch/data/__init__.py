@@ -16,7 +16,7 @@ _PUBLIC = {
     "PKSampler": "crossbatch.data.sampler",
     "PackedImages": "crossbatch.data.pack",
     "Problem": "crossbatch.data.problems",
-    "Sampler": "crossbatch.data.image_sampler",
+    "Sampler": "crossbatch.data.stream",
     "Validation": "crossbatch.data.problems",
     "from_csv": "crossbatch.data.importers",
     "from_folder": "crossbatch.data.importers",
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from crossbatch.data import transforms
     from crossbatch.data.dataset import ImageDataset, item_keys
     from crossbatch.data.holdout import hold_out, hold_out_images
-    from crossbatch.data.image_sampler import ImageSampler, MixedSampler, Sampler
+    from crossbatch.data.image_sampler import ImageSampler, MixedSampler
     from crossbatch.data.importers import from_csv, from_folder
     from crossbatch.data.manifest import Manifest
     from crossbatch.data.pack import PackedImages
     from crossbatch.data.problems import Imported, Kind, Problem, Validation
     from crossbatch.data.sampler import PKSampler
+    from crossbatch.data.stream import Sampler
     from crossbatch.data.validation import validate
 
 __all__ = [

@@ -13,52 +13,19 @@ Those of small classes come more often, and twice in a batch where there are too
 Orders that went on from batch to batch would be fairer, and ruin a classifier of more classes than
 fit a batch: classes that it has just seen would be sure not to come, so it learns the opposite.
 
-Batch k is a function of (seed, k) alone: one integer need be kept to go on, and rank r of W takes
-batches r, r + W, ... of the one stream, as with :class:`crossbatch.data.PKSampler`.
+Batch k is a function of (seed, k) alone (:mod:`crossbatch.data.stream`).
 """
 
-import hashlib
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 
+from crossbatch.data.stream import Sampler, Stream
 from crossbatch.errors import CrossbatchError, expected
 
 
-class Sampler(Protocol):
-    """Row numbers of batch after batch, without end; what a few integers tell."""
-
-    rank: int
-    """Which share of the stream this process takes."""
-    world: int
-    """How many processes share the stream."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of every batch."""
-        ...
-
-    def __iter__(self) -> Self: ...
-
-    def __next__(self) -> np.ndarray:
-        """The next batch of this rank, ``(B,)`` int64."""
-        ...
-
-    def skip(self, batches: int) -> None:
-        """Pass over batches of the whole stream (of all ranks) without drawing them."""
-        ...
-
-    def state_dict(self) -> dict[str, int]:
-        """The place in the stream, and what the stream is made of."""
-        ...
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to the place that `state_dict` told."""
-        ...
-
-
-class ImageSampler:
+class ImageSampler(Stream):
     """Row numbers of batch after batch, without end.
 
     Args:
@@ -99,64 +66,23 @@ class ImageSampler:
                     "Make the batch smaller, or add images.",
                 )
             )
-        if seed < 0 or not 0 <= rank < world:
-            got = f"seed {seed}, rank {rank} of {world}"
-            raise CrossbatchError(
-                expected("`seed` ≥ 0 and `rank` in [0, world)", got, "Count ranks from 0.")
-            )
-        self.seed, self.balanced, self.rank, self.world = seed, balanced, rank, world
-        self._batch_size, self._batch = batch, 0
         _, inverse = np.unique(codes, return_inverse=True)
+        super().__init__(inverse.astype(np.int64).tobytes(), seed=seed, rank=rank, world=world)
+        self.balanced, self._batch_size = balanced, batch
         order = np.argsort(inverse, kind="stable").astype(np.int64)
         self._rows = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
         self._shuffles: dict[int, tuple[int, np.ndarray]] = {}  # of a class, or of all (-1)
-        content = hashlib.sha256(inverse.astype(np.int64).tobytes()).digest()
-        self._digest = int.from_bytes(content[:6])
 
     @property
     def batch_size(self) -> int:
         """B, the number of rows of every batch."""
         return self._batch_size
 
-    def __iter__(self) -> Self:
-        return self
+    def _draw(self, batch: int) -> np.ndarray:
+        return self._even(batch) if self.balanced else self._plain(batch)
 
-    def __next__(self) -> np.ndarray:
-        """The next batch of this rank, ``(B,)`` int64. Afterwards all ranks stand alike."""
-        draw = self._even if self.balanced else self._plain
-        rows = draw(self._batch + self.rank)
-        self._batch += self.world
-        return rows
-
-    def skip(self, batches: int) -> None:
-        """Pass over batches of the whole stream (of all ranks) without drawing them."""
-        self._batch += batches
-
-    def state_dict(self) -> dict[str, int]:
-        """The place in the stream, the same on every rank, and what the stream is made of."""
-        return {"place": self._batch, **self._identity()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to the place that `state_dict` told. The number of ranks may differ.
-
-        Raises:
-            CrossbatchError: The state is of other data, another seed or another batch.
-        """
-        for name, value in self._identity().items():
-            if state.get(name) != value:
-                what = "the same data" if name == "data" else f"`{name}` {value}"
-                remedy = "Resume with the manifest and the settings that the state comes from."
-                wanted = f"the state of a sampler with {what}"
-                raise CrossbatchError(expected(wanted, state.get(name), remedy))
-        self._batch = state["place"]
-
-    def _identity(self) -> dict[str, int]:
-        return {
-            "seed": self.seed,
-            "batch": self._batch_size,
-            "balanced": int(self.balanced),
-            "data": self._digest,
-        }
+    def _settings(self) -> dict[str, int]:
+        return {"batch": self._batch_size, "balanced": int(self.balanced)}
 
     def _plain(self, batch: int) -> np.ndarray:
         rows = sum(map(len, self._rows))

@@ -1,4 +1,4 @@
-"""Batches of P classes × K images, as one endless stream that any rank can enter at any place.
+"""Batches of P classes × K images, as one endless stream.
 
 A batch draws its classes anew, each as likely as any other, and takes min(K, size) distinct images
 of each until it holds P·K rows. A class with fewer than K images gives all it has, and further
@@ -11,22 +11,20 @@ would be sure not to come, which proxies and classifiers learn (docs/log/2026-11
 A class with one image has no positive in any batch: it serves as a negative (and meets its own
 past in a memory, where an image is never its own positive).
 
-Batch k is a function of (seed, k) alone, drawn by a generator made for it: nothing but two
-integers need be kept to go on, and rank r of W takes batches r, r + W, r + 2W, ... of the one
-stream. Which K images of a class are taken is drawn by R. W. Floyd's method (Bentley and Floyd
-1987, "A sample of brilliance"), uniformly over the subsets of size K.
+Batch k is a function of (seed, k) alone (:mod:`crossbatch.data.stream`). Which K images of a class
+are taken is drawn by R. W. Floyd's method (Bentley and Floyd 1987, "A sample of brilliance"),
+uniformly over the subsets of size K.
 """
 
-import hashlib
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 
+from crossbatch.data.stream import Stream
 from crossbatch.errors import CrossbatchError, expected
 
 
-class PKSampler:
+class PKSampler(Stream):
     """Row numbers of batch after batch, without end.
 
     Args:
@@ -63,65 +61,20 @@ class PKSampler:
         least: int = 2,
     ) -> None:
         codes = np.asarray(codes)
-        _check_numbers(classes=classes, instances=instances, seed=seed, rank=rank, world=world)
+        self._check_at_least("classes", classes, 1)
+        self._check_at_least("instances", instances, 1)
         _check_codes(codes)
-        self.classes, self.instances, self.seed = classes, instances, seed
-        self.rank, self.world = rank, world
+        self.classes, self.instances = classes, instances
         self._sizes, self._rows, self._offsets = _by_class(codes)
+        content = self._sizes.tobytes() + self._rows.tobytes()
+        super().__init__(content, seed=seed, rank=rank, world=world)
         self._takes = np.minimum(self._sizes, instances)
         self._check_capacity(least)
-        content = hashlib.sha256(self._sizes.tobytes() + self._rows.tobytes())
-        self._digest = int.from_bytes(content.digest()[:6])
-        self._batch = 0
 
     @property
     def batch_size(self) -> int:
         """P·K, the number of rows of every batch."""
         return self.classes * self.instances
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> np.ndarray:
-        """The next batch of this rank, ``(P·K,)`` int64. Afterwards all ranks stand alike."""
-        rows = self._draw(self._batch + self.rank)
-        self._batch += self.world
-        return rows
-
-    def skip(self, batches: int) -> None:
-        """Pass over batches of the whole stream (of all ranks) without drawing them."""
-        _check_at_least("batches", batches, 0)
-        self._batch += batches
-
-    def state_dict(self) -> dict[str, int]:
-        """The place in the stream, the same on every rank, and what the stream is made of."""
-        return {"place": self._batch, **self._identity()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to the place that `state_dict` told. The number of ranks may differ.
-
-        Raises:
-            CrossbatchError: The state is of other data, another seed or other sizes.
-        """
-        for name, value in self._identity().items():
-            if state.get(name) != value:
-                what = "the same data" if name == "data" else f"`{name}` {value}"
-                remedy = "Resume with the manifest and the settings that the state comes from."
-                wanted = f"the state of a sampler with {what}"
-                raise CrossbatchError(expected(wanted, state.get(name), remedy))
-        place = state.get("place", -1)
-        if place < 0:
-            wanted = "a `place` of 0 or more in the state of a sampler"
-            raise CrossbatchError(expected(wanted, place, "Use an unaltered state."))
-        self._batch = place
-
-    def _identity(self) -> dict[str, int]:
-        return {
-            "seed": self.seed,
-            "classes": self.classes,
-            "instances": self.instances,
-            "data": self._digest,
-        }
 
     def _draw(self, batch: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, batch])
@@ -135,6 +88,9 @@ class PKSampler:
         chosen = _subsets(self._sizes[classes], takes, generator)
         chosen += self._offsets[classes, None]
         return self._rows[chosen[np.arange(chosen.shape[1]) < takes[:, None]]]
+
+    def _settings(self) -> dict[str, int]:
+        return {"classes": self.classes, "instances": self.instances}
 
     def _check_capacity(self, least: int) -> None:
         if len(self._sizes) < least:
@@ -178,19 +134,3 @@ def _check_codes(codes: np.ndarray) -> None:
         wanted = "`codes` of shape (rows,) and an integer dtype in PKSampler"
         got = f"shape {codes.shape}, {codes.dtype}"
         raise CrossbatchError(expected(wanted, got, "Use `Manifest.codes`."))
-
-
-def _check_numbers(*, classes: int, instances: int, seed: int, rank: int, world: int) -> None:
-    _check_at_least("classes", classes, 1)
-    _check_at_least("instances", instances, 1)
-    _check_at_least("seed", seed, 0)
-    _check_at_least("world", world, 1)
-    if not 0 <= rank < world:
-        remedy = "Give each process its own rank, counted from 0."
-        raise CrossbatchError(expected(f"`rank` of PKSampler in [0, {world})", rank, remedy))
-
-
-def _check_at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        wanted = f"`{name}` of PKSampler to be {low} or more"
-        raise CrossbatchError(expected(wanted, value, "Choose a larger one."))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crossbatch._files import sync
 from crossbatch.errors import CrossbatchError
 from crossbatch.search._table import TABLE
 
@@ -53,7 +54,7 @@ def whole(folder: Path) -> Iterator[None]:
         for name in sorted(new):
             _check(Path(name), folder)
         for parent in {Path(name).parent for name in new}:
-            _sync(parent)
+            sync(parent)
     except BaseException:
         with contextlib.suppress(OSError):  # on a full disk they would stand in the way
             for name in _files(folder) - before:
@@ -81,11 +82,3 @@ def _files(folder: Path) -> set[str]:
         for here, _, names in os.walk(table / part):
             found.update(os.path.join(here, name) for name in names)  # noqa: PTH118
     return found
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
