@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import crossbatch as xb
 from crossbatch import _native
 from crossbatch.curriculum import _in_c, _quantile, points
+from crossbatch.curriculum.inputs import first_alike
 from crossbatch.errors import CrossbatchError
 from tests import naive_curriculum as naive
 from tests.curriculum.inputs import noisy_classes
@@ -96,6 +97,54 @@ def test_density_delta_rank_and_centre():
         order = np.argsort(-rho, kind="stable")
         assert np.array_equal(np.argsort(found.rank_[rows]), order)
         assert found.centre_[c] == rows[order[0]]
+
+
+@pytest.mark.usefixtures("units")
+@pytest.mark.parametrize("kind", ["cutoff", "gaussian"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.0])
+def test_images_that_come_again(share, kind):
+    x, _ = noisy_classes(4, classes=1, images=150)
+    draw = np.random.default_rng(1)
+    again = draw.random(150) < share
+    x[again] = x[draw.integers(0, 2, again.sum())]
+    found = xb.DensityRanker(density=kind).fit(x, np.zeros(150, int))
+    d = naive.distances(x)
+    if kind == "cutoff":
+        assert np.array_equal(found.density_, naive.cutoff_densities(d).clip(min=0))
+    np.testing.assert_allclose(found.delta_, naive.delta(d, found.density_), rtol=1e-12)
+    assert np.count_nonzero(found.delta_ == 0) >= again.sum() - 2
+
+
+def test_images_that_come_again_cost_no_distances(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(900, 8))
+    x[:800] = x[0]
+    asked, distances = [], points.Points.distances
+    monkeypatch.setattr(
+        points.Points, "distances", lambda p, i, j: asked.append(len(i)) or distances(p, i, j)
+    )
+    xb.DensityRanker().fit(x, np.zeros(900, int))
+    assert sum(asked) < 10 * 900
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_rows_that_are_alike(zero):
+    x = np.random.default_rng(0).integers(0, 2, (200, 12)).astype(float)
+    x[50:] = x[np.random.default_rng(1).integers(0, 60, 150)]
+    x[::2][x[::2] == 0] = zero
+    first = first_alike(x)
+    assert first.tolist() == [int(np.flatnonzero((x == row).all(axis=1))[0]) for row in x]
+    assert first_alike(np.arange(24.0).reshape(6, 4)) is None
+    assert first_alike(np.ones((1, 3))) is None
+
+
+def test_a_projection_tells_no_equal_rows_apart():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    first = np.arange(40) // 2 * 2
+    x[1::2] = x[::2] * (1 + 1e-15)
+    taken = points.Points(x, first).take(np.arange(39, -1, -1))
+    assert not taken.distances(np.arange(0, 40, 2), np.arange(1, 40, 2)).any()
+    assert taken.first.tolist() == first[::-1].tolist()
+    assert taken.same() == 20
 
 
 def test_the_knn_density():

@@ -56,6 +56,8 @@ def cutoff(points: Points, quantile: float) -> Cutoff:
     if k < n or not points.error:
         return Cutoff(0.0, np.zeros(n, np.int64))
     place = (k - n) // 2
+    if place < points.same():
+        return Cutoff(0.0, np.zeros(n, np.int64))
     width = 5.0
     while True:
         lo, hi = _bracket(points, place, width)

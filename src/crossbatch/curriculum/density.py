@@ -95,28 +95,35 @@ def peaks(points: Points, density: Floats) -> Peaks:
     """Distances to the nearest denser point.
 
     Cost: half a product of n² D in float32, and t for what is within the error of a minimum.
+    Points that come again are left out.
 
     Args:
         points: n of them.
         density: Shape (n,).
     """
-    n = len(points)
     order = np.argsort(-density, kind="stable")
     ordered = points.take(order)
+    firsts = np.sort(np.unique(ordered.first, return_index=True)[1])
+    alone = ordered if len(firsts) == len(points) else ordered.take(firsts)
+    delta = np.zeros(len(points))  # of a point that comes again
+    delta[order[firsts]] = _nearest_before(alone) * points.scale
+    return Peaks(delta, order)
+
+
+def _nearest_before(points: Points) -> Floats:
+    """The least t of each point to those before it, and the greatest to any of the first one."""
+    n = len(points)
     nearest = np.full(n, np.inf)
-    near = ordered.before(_KEPT * n) if ordered.in_c else None
+    near = points.before(_KEPT * n) if points.in_c else None
     if near is not None:
-        np.minimum.at(nearest, near.j, ordered.distances(near.i, near.j))
+        np.minimum.at(nearest, near.j, points.distances(near.i, near.j))
     else:
         for start in range(0, n, TILE):
-            i, j = _candidates(ordered, slice(start, min(start + TILE, n)))
-            np.minimum.at(nearest, i, ordered.distances(i, j))
+            i, j = _candidates(points, slice(start, min(start + TILE, n)))
+            np.minimum.at(nearest, i, points.distances(i, j))
     if n:
-        everyone = np.arange(n)
-        nearest[0] = ordered.distances(np.zeros(n, np.intp), everyone).max()
-    delta = np.empty(n)
-    delta[order] = nearest * points.scale
-    return Peaks(delta, order)
+        nearest[0] = points.distances(np.zeros(n, np.intp), np.arange(n)).max()
+    return nearest
 
 
 def _candidates(points: Points, rows: slice) -> tuple[Places, Places]:

@@ -26,7 +26,7 @@ from crossbatch.curriculum.density import (
     nearest_density,
     peaks,
 )
-from crossbatch.curriculum.inputs import Classes
+from crossbatch.curriculum.inputs import Classes, first_alike
 from crossbatch.curriculum.points import Floats, Places, Points
 from crossbatch.curriculum.principal import Basis, common_basis, reduced
 from crossbatch.curriculum.subsets import Integers, by_centre, by_density, by_quantile
@@ -139,7 +139,8 @@ class DensityRanker(Estimator):
         reduce = self._reduction(classes)
 
         def rank(c: int) -> _Ranked:
-            return self._rank(reduce(classes.read(c)))
+            x = classes.read(c)
+            return self._rank(Points(reduce(x), first_alike(x)))
 
         rows = len(classes.codes)
         self.density_, self.delta_ = np.empty(rows), np.empty(rows)
@@ -175,12 +176,11 @@ class DensityRanker(Estimator):
             return lambda x: reduced(x, k)
         return lambda x: x
 
-    def _rank(self, x: Floats) -> _Ranked:
-        points = Points(x)
+    def _rank(self, points: Points) -> _Ranked:
         density = self._density(points)
         delta, order = peaks(points, density)
-        rank = np.empty(len(x), np.int64)
-        rank[order] = np.arange(len(x))
+        rank = np.empty(len(points), np.int64)
+        rank[order] = np.arange(len(points))
         return _Ranked(density, delta, self._part(points, density, order), rank, int(order[0]))
 
     def _density(self, points: Points) -> Floats:
