@@ -78,6 +78,24 @@ def test_contrast_and_equal_subsets(work):
     assert "Ranked by contrast" in (work / "r.html").read_text(encoding="utf-8")
 
 
+def test_copies_are_told_and_shown_once(work, capsys):
+    x = np.load(work / "x.npy")
+    assert rank(work, work / "x.npy") == 0
+    assert "are copies" not in capsys.readouterr().out
+    x[6:10] = x[11]  # of the second class all but one
+    np.save(work / "x.npy", x)
+    assert rank(work, work / "x.npy") == 0
+    out = capsys.readouterr().out
+    labels = Manifest.read(work / "m.parquet").labels
+    assert "4 images are copies of another of their class" in out
+    assert f"above all in `{labels[6]}`: 4 of 6" in out
+    page = (work / "r.html").read_text(encoding="utf-8")
+    assert "4 are copies (equal features, δ = 0)" in page
+    assert page.count("data:image/webp") == 48 - 4
+    after = Manifest.read(work / "r.parquet")
+    assert np.flatnonzero(after.column("delta") == 0).tolist() == [7, 8, 9, 11]
+
+
 def test_a_small_clean_subset_is_told(tmp_path, capsys):
     write_manifest(tmp_path / "m.parquet", images=30)
     x = np.random.default_rng(0).standard_normal((240, 8))

@@ -62,6 +62,7 @@ class Options:
 
 
 _FEW = 0.75  # of an equal share, below which the clean subset is small
+_COPIES = 0.1  # of a class, from which copies are told
 
 
 def main(argv: list[str]) -> int:
@@ -161,5 +162,21 @@ def _show(console: Console, ranking: Ranking, options: Options, page: Path) -> N
             "again, until a network knows them by heart. --by quantile makes subsets of one size.",
             soft_wrap=True,
         )
+    _show_copies(console, ranking)
     written = [options.out, page, *([options.suspects] if options.suspects else [])]
     console.print(f"Wrote {escape(', '.join(map(str, written)))}.", soft_wrap=True)
+
+
+def _show_copies(console: Console, ranking: Ranking) -> None:
+    copies, classes = ranking.copies(), ranking.classes
+    each = np.array([copies[rows].sum() for rows in classes.rows])
+    sizes = np.array([len(rows) for rows in classes.rows])
+    worst = int(np.argmax(each / sizes))
+    if each[worst] >= _COPIES * sizes[worst]:
+        console.print(
+            f"{copies.sum():,} images are copies of another of their class: equal features, "
+            f"`delta` 0; above all in `{escape(str(classes.names[worst]))}`: {each[worst]:,} of "
+            f"{sizes[worst]:,}. Copies lie dense and pass as clean, a placeholder too: look at "
+            "them first.",
+            soft_wrap=True,
+        )

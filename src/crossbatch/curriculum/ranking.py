@@ -52,6 +52,12 @@ class Ranking:
         judged = trust_of(classes.rows, contrast, ranker.subset_)
         return Ranking(ranker, classes, contrast, rival, claim, judged)
 
+    def copies(self) -> NDArray[np.bool_]:
+        """Which images have the features of one of their class that stands before them: δ is 0."""
+        found = self.ranker.delta_ == 0
+        found[self.ranker.centre_] = False
+        return found
+
     def suspects(self) -> list["Suspect"]:
         """Images whose label to look at, the most suspicious first.
 

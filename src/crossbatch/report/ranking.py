@@ -41,10 +41,10 @@ def write_ranking(ranking: Ranking, manifest: Manifest, out: Path) -> None:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crossbatch.report"), autoescape=True, trim_blocks=True
     )
-    ranker = ranking.ranker
+    ranker, copies = ranking.ranker, ranking.copies()
     sizes = np.bincount(ranker.subset_, minlength=ranker.n_subsets)
     text = environment.get_template("ranking.html").render(
-        classes=[_class(ranking, manifest, c) for c in range(len(ranker.classes_))],
+        classes=[_class(ranking, manifest, c, copies) for c in range(len(ranker.classes_))],
         names=_names(ranker.n_subsets),
         images=len(ranker.subset_),
         shares=[float(size) / len(ranker.subset_) for size in sizes],
@@ -62,23 +62,27 @@ def _names(subsets: int) -> list[str]:
     return [f"subset {s}" for s in range(subsets)]
 
 
-def _class(ranking: Ranking, manifest: Manifest, c: int) -> dict[str, Any]:
+def _class(
+    ranking: Ranking, manifest: Manifest, c: int, copies: NDArray[np.bool_]
+) -> dict[str, Any]:
     ranker = ranking.ranker
     rows = ranking.classes.rows[c]
     ordered = rows[np.argsort(ranker.rank_[rows])]
+    ordered = ordered[~copies[ordered]]  # the first of each stands for all
     many = len(ranker.classes_) > _MANY
-    count = min(_FEW if many else _PICTURES, -(-len(rows) // 2))
+    count = min(_FEW if many else _PICTURES, -(-len(ordered) // 2))
     sizes = np.bincount(ranker.subset_[rows], minlength=ranker.n_subsets)
     return {
         "name": str(ranker.classes_[c]),
         "size": len(rows),
+        "copies": len(rows) - len(ordered),
         "shares": [float(size) / len(rows) for size in sizes],
         "doubted": float((ranking.contrast[rows] < 0.5).mean()),
         "plot": _plot(ranker.density_[rows], ranker.delta_[rows], ranker.subset_[rows]),
         "cleanest": [_picture(ranking, manifest, int(row)) for row in ordered[:count]],
         "noisiest": [
             _picture(ranking, manifest, int(row)) for row in ordered[::-1][:count] if count
-        ][: len(rows) - count],
+        ][: len(ordered) - count],
     }
 
 
