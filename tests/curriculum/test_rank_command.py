@@ -81,14 +81,13 @@ def test_contrast_and_equal_subsets(work):
 def test_copies_are_told_and_shown_once(work, capsys):
     x = np.load(work / "x.npy")
     assert rank(work, work / "x.npy") == 0
-    assert "are copies" not in capsys.readouterr().out
+    assert "Copies" not in capsys.readouterr().out
     x[6:10] = x[11]  # of the second class all but one
     np.save(work / "x.npy", x)
     assert rank(work, work / "x.npy") == 0
     out = capsys.readouterr().out
     labels = Manifest.read(work / "m.parquet").labels
-    assert "4 images are copies of another of their class" in out
-    assert f"above all in `{labels[6]}`: 4 of 6" in out
+    assert f"`delta` 0): 4, above all in `{labels[6]}`, 4 of 6." in out
     page = (work / "r.html").read_text(encoding="utf-8")
     assert "4 are copies (equal features, δ = 0)" in page
     assert page.count("data:image/webp") == 48 - 4

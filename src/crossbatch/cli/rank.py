@@ -174,9 +174,9 @@ def _show_copies(console: Console, ranking: Ranking) -> None:
     worst = int(np.argmax(each / sizes))
     if each[worst] >= _COPIES * sizes[worst]:
         console.print(
-            f"{copies.sum():,} images are copies of another of their class: equal features, "
-            f"`delta` 0; above all in `{escape(str(classes.names[worst]))}`: {each[worst]:,} of "
-            f"{sizes[worst]:,}. Copies lie dense and pass as clean, a placeholder too: look at "
-            "them first.",
+            "Copies of another image of their class (equal features, `delta` 0): "
+            f"{copies.sum():,}, above all in `{escape(str(classes.names[worst]))}`, "
+            f"{each[worst]:,} of {sizes[worst]:,}. They lie dense and pass as clean, a "
+            "placeholder too: look at them first.",
             soft_wrap=True,
         )

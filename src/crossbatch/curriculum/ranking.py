@@ -53,7 +53,7 @@ class Ranking:
         return Ranking(ranker, classes, contrast, rival, claim, judged)
 
     def copies(self) -> NDArray[np.bool_]:
-        """Which images have the features of one of their class that stands before them: δ is 0."""
+        """All but one of those that are equal to another of their class: δ is 0."""
         found = self.ranker.delta_ == 0
         found[self.ranker.centre_] = False
         return found
