@@ -92,6 +92,8 @@ def test_copies_are_told_and_shown_once(work, capsys):
     assert "4 are copies (equal features, δ = 0)" in page
     assert page.count("data:image/webp") == 48 - 4
     after = Manifest.read(work / "r.parquet")
+    clean = np.count_nonzero(after.column("subset")[[7, 8, 9, 11]] == 0)
+    assert f"Subset 0 holds {clean} of them" in out
     assert np.flatnonzero(after.column("delta") == 0).tolist() == [7, 8, 9, 11]
 
 

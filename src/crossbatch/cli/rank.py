@@ -172,11 +172,12 @@ def _show_copies(console: Console, ranking: Ranking) -> None:
     each = np.array([copies[rows].sum() for rows in classes.rows])
     sizes = np.array([len(rows) for rows in classes.rows])
     worst = int(np.argmax(each / sizes))
+    clean = np.count_nonzero(ranking.ranker.subset_[copies] == 0)
     if each[worst] >= _COPIES * sizes[worst]:
         console.print(
             "Copies of another image of their class (equal features, `delta` 0): "
             f"{copies.sum():,}, above all in `{escape(str(classes.names[worst]))}`, "
-            f"{each[worst]:,} of {sizes[worst]:,}. They lie dense and pass as clean, a "
-            "placeholder too: look at them first.",
+            f"{each[worst]:,} of {sizes[worst]:,}. Subset 0 holds {clean:,} of them: a "
+            "placeholder is its own neighbour, and may pass as clean.",
             soft_wrap=True,
         )
